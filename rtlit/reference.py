@@ -1,0 +1,234 @@
+"""The four stages in plain, differentiable torch: the specification of every backend.
+
+    planes ─ analyze → thumbnail ─ estimate → grid ─ smooth → grid ─ exponentiate → gain ┐
+      └───────────────────────────────────────────────────────────────── apply_curves ───┴→ planes
+
+Planes are tensors [..., H, W] of code values (any integer or float dtype); all arithmetic is float32
+(float64 planes stay float64), and codes are rounded once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rtlit.errors import UsageError
+from rtlit.frame import Color, PixelFormat
+
+HISTOGRAM_BINS = 64
+CUT_DISTANCE = 0.35
+MIN_SIZE = 16
+
+
+def lift(x: Tensor, gain: Tensor) -> Tensor:
+    """The curve L(x; t) = x·eᵗ / (1 + x·(eᵗ − 1)), given gain = eᵗ.
+
+    The flow of the logistic equation dx/ds = x(1 − x) for a time t, so logit L = logit x + t: monotone,
+    0 → 0, 1 → 1, identity at gain 1 (bit for bit), inverse at 1/gain, composed by multiplying gains.
+
+    Args:
+        x: tones in 0 … 1, any shape.
+        gain: eᵗ > 0, broadcastable to x.
+    """
+    return x * gain / (1 + x * (gain - 1))
+
+
+def planes_to_rgb(planes: Sequence[Tensor], pixel_format: PixelFormat, color: Color) -> Tensor:
+    """R'G'B' of every pixel, unclamped (ITU-T H.273 §8.3; each chroma sample serves its whole block).
+
+    Args:
+        planes: code values, luma [..., H, W] and chroma [..., ⌈H/2^sy⌉, ⌈W/2^sx⌉]; grey: luma alone.
+
+    Returns:
+        [..., 3, H, W], 0 … 1 for colours inside the cube.
+    """
+    components = _components(planes, pixel_format, color)
+    luma = components[0]
+    if pixel_format.channels == 1:
+        return luma.unsqueeze(-3).expand(*luma.shape[:-2], 3, *luma.shape[-2:])
+    height, width = luma.shape[-2:]
+    full = [luma] + [_replicate(plane, pixel_format)[..., :height, :width] for plane in components[1:]]
+    return _mix(color.to_rgb(), torch.stack(full, -3))
+
+
+def analyze(
+    planes: Sequence[Tensor], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Reduce a frame to its thumbnail and the histogram of the thumbnail's tones.
+
+    Every thumbnail pixel is the area mean of the part of each plane that it covers (fractional coverage
+    at its borders); the matrix is linear, so the mean is taken before it. Enlarges frames smaller than
+    the thumbnail in the same way.
+
+    Args:
+        planes: code values, as in `planes_to_rgb`; each side at least 16 pixels.
+        size: (h, w) of the thumbnail.
+
+    Returns:
+        thumbnail [..., 3, h, w], R'G'B' in 0 … 1, and histogram [..., 64], which sums to 1, of max(R', G', B').
+    """
+    height, width = planes[0].shape[-2:]
+    if min(height, width) < MIN_SIZE:
+        raise UsageError(f"a frame of {width}×{height} is too small; each side must be at least {MIN_SIZE} pixels")
+    components = _components(planes, pixel_format, color)
+    small = []
+    for index, plane in enumerate(components):
+        # A chroma plane of an odd-sized frame reaches past the picture: weigh what lies inside alone.
+        shift_y, shift_x = (pixel_format.shift_y, pixel_format.shift_x) if index else (0, 0)
+        rows = area_weights(height / (1 << shift_y), plane.shape[-2], size[0]).to(plane)
+        columns = area_weights(width / (1 << shift_x), plane.shape[-1], size[1]).to(plane)
+        small.append(rows @ plane @ columns.T)
+    if pixel_format.channels == 1:
+        thumbnail = torch.stack(small * 3, -3)
+    else:
+        thumbnail = _mix(color.to_rgb(), torch.stack(small, -3))
+    thumbnail = thumbnail.clamp(0, 1)
+    return thumbnail, tone_histogram(thumbnail)
+
+
+def area_weights(extent: float, samples: int, cells: int) -> Tensor:
+    """Weights [cells, samples] of the area mean: how much of each cell each sample covers; rows sum to 1.
+
+    Args:
+        extent: length of the picture in samples (not whole for the chroma of an odd-sized frame).
+        samples: number of samples, ⌈extent⌉.
+        cells: number of equal parts that the extent is cut into.
+    """
+    edges = torch.arange(cells + 1, dtype=torch.float64) * (extent / cells)
+    left, right = edges[:-1, None], edges[1:, None]
+    sample = torch.arange(samples, dtype=torch.float64)
+    overlap = (torch.minimum(right, sample + 1) - torch.maximum(left, sample)).clamp(min=0)
+    return (overlap / overlap.sum(1, keepdim=True)).float()
+
+
+def tone_histogram(thumbnail: Tensor) -> Tensor:
+    """Histogram [..., 64] of max(R', G', B') of a thumbnail [..., 3, h, w]; sums to 1."""
+    tone = thumbnail.amax(-3).flatten(-2)
+    index = (tone * HISTOGRAM_BINS).long().clamp(0, HISTOGRAM_BINS - 1)
+    counts = torch.zeros(*tone.shape[:-1], HISTOGRAM_BINS, dtype=tone.dtype, device=tone.device)
+    return counts.scatter_add_(-1, index, torch.ones_like(tone)) / tone.shape[-1]
+
+
+def smooth(
+    estimate: Tensor, histogram: Tensor, grid: Tensor, last_histogram: Tensor, elapsed: float, tau: float
+) -> Tensor:
+    """Exponential moving average of the grid over time, reset at scene cuts.
+
+    G ← G + α(Ĝ − G), α = 1 − exp(−Δpts/τ); α = 1 where consecutive histograms are further apart than
+    `CUT_DISTANCE`, so that the first frame of a shot is right already.
+
+    Args:
+        estimate: Ĝ [..., K, D, GH, GW] of this frame; grid: G of the frame before.
+        histogram, last_histogram: [..., bins] of this frame and of the frame before.
+        elapsed: Δpts in seconds, ≥ 0.
+        tau: time constant in seconds; 0 follows every estimate at once.
+    """
+    alpha = 1 - math.exp(-elapsed / tau) if tau > 0 else 1.0
+    cut = is_cut(histogram, last_histogram)
+    weight = torch.where(cut, 1.0, alpha)[..., None, None, None, None]
+    return torch.where(weight == 1, estimate, grid + weight * (estimate - grid))
+
+
+def is_cut(histogram: Tensor, last_histogram: Tensor) -> Tensor:
+    """Whether two consecutive frames belong to different shots, [...] bool."""
+    return 0.5 * (histogram - last_histogram).abs().sum(-1) > CUT_DISTANCE
+
+
+def exponentiate(grid: Tensor, strength: float) -> Tensor:
+    """The gain E = e^(strength·t) that `apply_curves` slices; exactly 1 at strength 0."""
+    return torch.exp(strength * grid)
+
+
+def slice_grid(gain: Tensor, guide: Tensor) -> Tensor:
+    """Trilinear look-up of every pixel at (its x, its y, its tone).
+
+    Cell centres lie at ((i + ½)·H/GH, (j + ½)·W/GW), bin d at tone d/(D − 1); constant beyond the outermost.
+
+    Args:
+        gain: [B, K, D, GH, GW]; guide: tones [B, H, W] in 0 … 1.
+
+    Returns:
+        [B, K, H, W].
+    """
+    bins = gain.shape[-3]
+    height, width = guide.shape[-2:]
+    y = (torch.arange(height, device=guide.device, dtype=guide.dtype) * 2 + 1) / height - 1
+    x = (torch.arange(width, device=guide.device, dtype=guide.dtype) * 2 + 1) / width - 1
+    # grid_sample's coordinates with align_corners=False put bin d's centre at (2d + 1)/D − 1.
+    z = (2 * guide * (bins - 1) + 1) / bins - 1
+    at = torch.stack([x.expand_as(guide), y[:, None].expand_as(guide), z], -1).unsqueeze(-4)
+    return F.grid_sample(gain, at, mode="bilinear", padding_mode="border", align_corners=False).squeeze(-3)
+
+
+def enhance_rgb(rgb: Tensor, gain: Tensor) -> Tensor:
+    """Lift pictures by their grids.
+
+    Args:
+        rgb: [B, 3, H, W] in 0 … 1; gain: [B, K, D, GH, GW], K = 3 (R', G', B') or 1 (all alike).
+    """
+    return lift(rgb, slice_grid(gain, rgb.amax(-3)))
+
+
+def apply_curves(
+    planes: Sequence[Tensor], gain: Tensor, pixel_format: PixelFormat, color: Color, *, rounded: bool = True
+) -> list[Tensor]:
+    """Lift a frame in its own planes: convert, lift, and write back the difference.
+
+    p' = p + M·(rgb' − rgb), where rgb is clamped to 0 … 1 before both; subsampled chroma takes the mean
+    difference over its block (the picture's last row and column repeated where a block reaches past it).
+    Gain 1 gives the input bit for bit, out-of-range codes included.
+
+    Args:
+        planes: code values, as in `planes_to_rgb`, with at most one batch dimension.
+        gain: [B, K, D, GH, GW], or without B for planes without a batch dimension.
+        rounded: round and clamp to the format's codes and give the planes' own dtype; otherwise float codes.
+
+    Returns:
+        New planes of the same shapes.
+    """
+    if planes[0].ndim == 2:
+        batch = apply_curves([plane[None] for plane in planes], gain[None], pixel_format, color, rounded=rounded)
+        return [plane[0] for plane in batch]
+    rgb = planes_to_rgb(planes, pixel_format, color).clamp(0, 1)
+    difference = _mix(color.from_rgb(), enhance_rgb(rgb, gain) - rgb)
+    result = []
+    for index, plane in enumerate(planes):
+        delta = difference[..., index, :, :]
+        if index and (pixel_format.shift_x or pixel_format.shift_y):
+            delta = _block_mean(delta, pixel_format)
+        scale = color.scales(pixel_format.depth)[min(index, 1)][1]
+        value = _floating(plane) + delta * scale
+        if rounded:
+            value = (value + 0.5).floor().clamp(0, pixel_format.max_code).to(plane.dtype)
+        result.append(value)
+    return result
+
+
+def _floating(plane: Tensor) -> Tensor:
+    return plane if plane.is_floating_point() else plane.float()
+
+
+def _components(planes: Sequence[Tensor], pixel_format: PixelFormat, color: Color) -> list[Tensor]:
+    if len(planes) != pixel_format.channels:
+        raise UsageError(f"{pixel_format.name} has {pixel_format.channels} planes, not {len(planes)}")
+    scales = color.scales(pixel_format.depth)
+    return [(_floating(plane) - scales[min(i, 1)][0]) / scales[min(i, 1)][1] for i, plane in enumerate(planes)]
+
+
+def _mix(matrix: list[list[float]], channels: Tensor) -> Tensor:
+    return torch.einsum("ij,...jhw->...ihw", torch.tensor(matrix, dtype=channels.dtype, device=channels.device), channels)
+
+
+def _replicate(plane: Tensor, pixel_format: PixelFormat) -> Tensor:
+    return plane.repeat_interleave(1 << pixel_format.shift_y, -2).repeat_interleave(1 << pixel_format.shift_x, -1)
+
+
+def _block_mean(delta: Tensor, pixel_format: PixelFormat) -> Tensor:
+    high, wide = 1 << pixel_format.shift_y, 1 << pixel_format.shift_x
+    height, width = delta.shape[-2:]
+    padded = F.pad(delta[:, None], (0, -width % wide, 0, -height % high), mode="replicate")
+    return F.avg_pool2d(padded, (high, wide))[:, 0]
