@@ -220,7 +220,8 @@ def _components(planes: Sequence[Tensor], pixel_format: PixelFormat, color: Colo
 
 
 def _mix(matrix: list[list[float]], channels: Tensor) -> Tensor:
-    return torch.einsum("ij,...jhw->...ihw", torch.tensor(matrix, dtype=channels.dtype, device=channels.device), channels)
+    weights = torch.tensor(matrix, dtype=channels.dtype, device=channels.device)
+    return torch.einsum("ij,...jhw->...ihw", weights, channels)
 
 
 def _replicate(plane: Tensor, pixel_format: PixelFormat) -> Tensor:

@@ -1,0 +1,1 @@
+"""Training and evaluation of the estimate network; needs `pip install 'rtlit[train]'`."""

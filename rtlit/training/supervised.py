@@ -1,0 +1,268 @@
+"""Supervised training of the curve network: photographs in simulated bad light → the photographs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rtlit import __version__
+from rtlit.errors import InputError, OutputError, UsageError
+from rtlit.network import CurveNetwork, NetworkConfig, save_network
+from rtlit.reference import enhance_rgb, exponentiate
+from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
+from rtlit.training.simulate import SimulationSettings, simulate
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS = "weights.safetensors"
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class SupervisedSettings:
+    """One supervised run, whole: with the same settings, photographs and machine it gives the same weights.
+
+    Attributes:
+        iterations, batch: length of the run, and pictures an iteration.
+        learning_rate: peak of the one-cycle schedule (Adam); warm-up over the first tenth.
+        average: decay of the exponential moving average of the weights, which is what is exported.
+        color: weight of the loss on chroma differences beside that on R'G'B'.
+        order: weight of the penalty on grids that would turn the order of two tones around.
+        roughness: weight of the grid's total variation across the picture.
+        seed: of the weights and of every draw.
+        network, simulation: see their classes.
+    """
+
+    iterations: int = 6000
+    batch: int = 16
+    learning_rate: float = 2e-3
+    average: float = 0.998
+    color: float = 0.5
+    order: float = 0.1
+    roughness: float = 0.002
+    seed: int = 0
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+
+    def __post_init__(self) -> None:
+        if min(self.iterations, self.batch) < 1:
+            raise UsageError(f"{self.iterations = } and {self.batch = } must be 1 or more")
+        if not 0 < self.learning_rate < 1:
+            raise UsageError(f"{self.learning_rate = } must be between 0 and 1")
+        if not 0 <= self.average < 1:
+            raise UsageError(f"{self.average = } must be at least 0 and below 1")
+
+
+@dataclass
+class TrainingStep:
+    """What `train_supervised` reports as it goes: losses are means since the last report."""
+
+    iteration: int
+    iterations: int
+    loss: float
+    seconds: float
+
+
+def train_supervised(
+    folders: Sequence[Path],
+    run: Path,
+    settings: SupervisedSettings | None = None,
+    *,
+    resume: bool = False,
+    every: int = 100,
+    on_step: Callable[[TrainingStep], None] | None = None,
+) -> Path:
+    """Train, or go on training, in a run folder.
+
+    The folder holds `settings.json`, `log.jsonl`, `checkpoint.pt` and `weights.safetensors` (the averaged
+    weights so far), the last two replaced whole every `every` iterations. Every draw of an iteration depends
+    on the seed and the iteration alone, so a run that was stopped and resumed ends as if it never stopped.
+
+    Args:
+        folders: folders of well-lit photographs.
+        run: folder to make, or to go on with.
+        settings: default when None; must be None or the same when resuming.
+        resume: go on from the checkpoint; an error if there is none.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        InputError: no pictures, unreadable ones, or nothing to resume. OutputError: the run folder exists
+        already or can't be written.
+    """
+    if resume:
+        settings = _stored_settings(run)
+    settings = settings or SupervisedSettings()
+    paths = find_photos(folders)
+    photos = load_photos(paths, 3 * settings.network.thumbnail)
+    trainer = _Trainer(settings, photos, run, fingerprint(paths))
+    if resume:
+        trainer.restore()
+    else:
+        _make_run(run, settings)
+    trainer.train(every, on_step)
+    return run / WEIGHTS
+
+
+def loss_of(network: CurveNetwork, dark: Tensor, photos: Tensor, settings: SupervisedSettings) -> Tensor:
+    """Training loss of a batch: how far the enhanced pictures are from the photographs.
+
+    L1 on R'G'B' plus `color` × L1 on the colour differences (R'−G', B'−G'), plus the penalties on the grid.
+    """
+    grid = network(dark)
+    enhanced = enhance_rgb(dark, exponentiate(grid, 1.0))
+    error = enhanced - photos
+    loss = error.abs().mean() + 2 * error.square().mean()
+    chroma = error[:, 0::2] - error[:, 1:2]
+    loss = loss + settings.color * chroma.abs().mean()
+    return loss + settings.order * order_penalty(grid) + settings.roughness * roughness(grid)
+
+
+def order_penalty(grid: Tensor) -> Tensor:
+    """How far a grid [B, K, D, GH, GW] falls with tone beyond what keeps two greys in order, mean over cells.
+
+    logit L = logit x + t(x) rises with x where t falls more slowly than logit x rises: between two bins
+    at z and z + 1/(D − 1) by less than the difference of their logits. A tenth is kept in reserve.
+    """
+    bins = grid.shape[2]
+    tones = torch.linspace(0, 1, bins, device=grid.device).clamp(0.02, 0.98)
+    rise = torch.logit(tones).diff()[:, None, None]
+    return F.relu(-grid.diff(dim=2) - 0.9 * rise).mean()
+
+
+def roughness(grid: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring cells, across and down."""
+    return grid.diff(dim=-1).abs().mean() + grid.diff(dim=-2).abs().mean()
+
+
+class _Trainer:
+    def __init__(self, settings: SupervisedSettings, photos: list[Tensor], run: Path, data: str) -> None:
+        self.settings, self.photos, self.run, self.data = settings, photos, run, data
+        torch.manual_seed(settings.seed)
+        self.network = CurveNetwork(settings.network)
+        self.averaged = CurveNetwork(settings.network)
+        self.averaged.load_state_dict(self.network.state_dict())
+        self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
+        self.iteration = 0
+
+    def train(self, every: int, on_step: Callable[[TrainingStep], None] | None) -> None:
+        total, losses, started = 0.0, 0, time.perf_counter()
+        while self.iteration < self.settings.iterations:
+            total += self.step()
+            losses += 1
+            if self.iteration % every == 0 or self.iteration == self.settings.iterations:
+                step = TrainingStep(
+                    self.iteration, self.settings.iterations, total / losses, time.perf_counter() - started
+                )
+                self.save(step)
+                if on_step:
+                    on_step(step)
+                total, losses, started = 0.0, 0, time.perf_counter()
+
+    def step(self) -> float:
+        settings = self.settings
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
+        photos = random_crops(self.photos, self.size(), settings.batch, generator)
+        dark = simulate(photos, settings.simulation, generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * one_cycle(self.iteration / settings.iterations)
+        loss = loss_of(self.network, dark, photos, settings)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimizer.step()
+        self.iteration += 1
+        # Early weights are forgotten faster, so that a short run's average isn't its start.
+        decay = min(settings.average, self.iteration / (self.iteration + 10))
+        for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.data.lerp_(value.data, 1 - decay)
+        return loss.item()
+
+    def size(self) -> tuple[int, int]:
+        """(h, w) of this iteration's pictures: square, 4:3, 16:9, portrait and landscape in turn."""
+        side = self.settings.network.thumbnail
+        other = (1.0, 3 / 4, 9 / 16, 3 / 4)[self.iteration % 4]
+        height, width = side, max(16, round(side * other / 8) * 8)
+        return (width, height) if self.iteration // 4 % 3 else (height, width)
+
+    def save(self, step: TrainingStep) -> None:
+        state = {
+            "iteration": self.iteration,
+            "data": self.data,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        about = {
+            "rtlit": __version__,
+            "torch": torch.__version__,
+            "training": json.dumps(asdict(self.settings)),
+            "iteration": str(self.iteration),
+            "photographs_sha256": self.data,
+        }
+        try:
+            torch.save(state, self.run / f".{CHECKPOINT}")
+            save_network(self.averaged, self.run / f".{WEIGHTS}", **about)
+            os.replace(self.run / f".{CHECKPOINT}", self.run / CHECKPOINT)
+            os.replace(self.run / f".{WEIGHTS}", self.run / WEIGHTS)
+            with (self.run / LOG).open("a") as log:
+                log.write(json.dumps(asdict(step)) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.run}: can't write the checkpoint ({error.strerror})") from None
+
+    def restore(self) -> None:
+        path = self.run / CHECKPOINT
+        try:
+            state = torch.load(path, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except FileNotFoundError:
+            raise InputError(f"{path}: no checkpoint to resume from") from None
+        except Exception as error:  # torch.load raises whatever the damage leads to
+            raise InputError(f"{path}: damaged checkpoint ({type(error).__name__}); start a new run") from None
+        if state["data"] != self.data:
+            raise InputError(f"{path}: was trained on other photographs; resume with the same folders")
+        self.iteration = state["iteration"]
+
+
+def one_cycle(progress: float) -> float:
+    """Learning rate as a share of its peak: linear over the first tenth, then half a cosine to 1 %."""
+    if progress < 0.1:
+        return 0.04 + 0.96 * progress / 0.1
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+def _make_run(run: Path, settings: SupervisedSettings) -> None:
+    try:
+        run.mkdir(parents=True)
+        (run / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
+    except FileExistsError:
+        raise OutputError(f"{run}: exists already; choose another folder, or --resume to go on with it") from None
+    except OSError as error:
+        raise OutputError(f"{run}: can't make the run folder ({error.strerror})") from None
+
+
+def _stored_settings(run: Path) -> SupervisedSettings:
+    try:
+        stored = json.loads((run / "settings.json").read_text())
+        simulation: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in stored.pop("simulation").items()
+        }
+        return SupervisedSettings(
+            network=NetworkConfig(**stored.pop("network")), simulation=SimulationSettings(**simulation), **stored
+        )
+    except FileNotFoundError:
+        raise InputError(f"{run}: no settings.json in it, nothing to resume") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run}/settings.json: damaged ({error}); start a new run") from None
