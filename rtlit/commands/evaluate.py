@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rtlit.training.evaluate import Score
 
 
-@click.command("evaluate")
+@click.command()
 @click.argument("input_dir", type=click.Path(path_type=Path))
 @click.argument("gt_dir", type=click.Path(path_type=Path))
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights to score; default: those shipped.")
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pairs.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Save outputs and a contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def evaluate_command(
+def evaluate(
     input_dir: Path,
     gt_dir: Path,
     weights: Path | None,
@@ -61,14 +61,14 @@ def score_folders(
         RtlitError: the extra `train` isn't installed; or as `rtlit.training.evaluate.evaluate` says.
     """
     try:
-        from rtlit.training.evaluate import ContactSheet, evaluate
+        from rtlit.training import evaluate as scoring
     except ModuleNotFoundError as error:
         raise RtlitError(f"evaluate needs {error.name}: pip install 'rtlit[train]'") from None
     from rtlit.enhancer import Enhancer
 
     enhancer = Enhancer(strength=strength, weights=weights)
-    sheet = ContactSheet(save) if save else None
-    scores = evaluate(input_dir, gt_dir, enhancer, pattern, limit, visit=sheet.add if sheet else None)
+    sheet = scoring.ContactSheet(save) if save else None
+    scores = scoring.evaluate(input_dir, gt_dir, enhancer, pattern, limit, visit=sheet.add if sheet else None)
     if sheet:
         click.echo(f"saved {sheet.write()}", err=True)
     return scores
@@ -90,7 +90,7 @@ def _print_table(scores: list[Score]) -> None:
 
     from rtlit.training.evaluate import as_row, summarize
 
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("picture", max_width=24, overflow="ellipsis", no_wrap=True)
     for header, _, _ in _COLUMNS:
         table.add_column(header, justify="right", no_wrap=True)
@@ -106,8 +106,8 @@ def _print_table(scores: list[Score]) -> None:
 _COLUMNS = (
     ("PSNR\nin", "input_psnr", 2),
     ("\nout", "psnr", 2),
-    ("SSIM\nin", "input_ssim", 3),
-    ("\nout", "ssim", 3),
+    ("SSIM\nin", "input_ssim", 4),
+    ("\nout", "ssim", 4),
     ("ΔE\nin", "input_delta_e", 2),
     ("\nout", "delta_e", 2),
     ("mean\nin", "input_brightness", 2),

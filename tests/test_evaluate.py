@@ -1,0 +1,243 @@
+"""The evaluation protocol: metrics against closed forms, matching, reduction, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+pytest.importorskip("skimage", reason="needs the extra `train`")
+pytest.importorskip("PIL", reason="needs the extra `train`")
+
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from rtlit.commands import main
+from rtlit.errors import InputError, OutputError
+from rtlit.network import CurveNetwork, save_network
+from rtlit.training.evaluate import ContactSheet, evaluate, find_pairs, load_picture, summarize
+from rtlit.training.metrics import Picture, brightness, delta_e, measure, psnr, ssim
+
+
+def flat(*code: int, size: tuple[int, int] = (24, 32)) -> Picture:
+    return np.full((*size, 3), code, np.uint8)
+
+
+def noise(seed: int, height: int = 40, width: int = 60) -> Picture:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Three dark pictures and their truths, under different suffixes, and one of each without a partner."""
+    dark, truth = tmp_path / "dark", tmp_path / "truth"
+    dark.mkdir()
+    truth.mkdir()
+    for index, name in enumerate(("fivek_a", "fivek_b", "0001")):
+        picture = noise(index)
+        Image.fromarray(picture // 4).save(dark / f"{name}.png")
+        Image.fromarray(picture).save(truth / f"{name}.webp", lossless=True)
+    Image.fromarray(noise(9)).save(dark / "alone.png")
+    Image.fromarray(noise(9)).save(truth / "lonely.png")
+    (dark / "notes.txt").write_text("not a picture")
+    return dark, truth
+
+
+def test_psnr_of_a_constant_difference() -> None:
+    assert psnr(flat(100), flat(110)) == pytest.approx(20 * math.log10(255 / 10))
+    assert psnr(flat(0), flat(255)) == 0
+
+
+def test_ssim_of_flat_pictures_is_its_luminance_term() -> None:
+    c1 = (0.01 * 255) ** 2
+    assert ssim(flat(50), flat(100)) == pytest.approx((2 * 50 * 100 + c1) / (50**2 + 100**2 + c1), abs=1e-6)
+
+
+def test_ssim_keeps_float64_accuracy() -> None:
+    # Nearly flat and bright: where E[x²] − E[x]² cancels worst.
+    truth = 250 + noise(1, 90, 120) // 64
+    picture = 249 + noise(2, 90, 120) // 64
+    expected = structural_similarity(
+        truth, picture, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
+    assert ssim(picture, truth) == pytest.approx(expected, abs=2e-4)
+
+
+def test_delta_e_of_black_and_white_is_100() -> None:
+    assert delta_e(flat(0), flat(255)) == pytest.approx(100, abs=0.01)
+
+
+def test_delta_e_reads_every_second_pixel_of_every_second_row() -> None:
+    truth = flat(80)
+    picture = truth.copy()
+    picture[1::2] = picture[:, 1::2] = 255
+    assert delta_e(picture, truth) == 0
+
+
+def test_identical_pictures_are_perfect() -> None:
+    metrics = measure(noise(3), noise(3))
+    assert (metrics.psnr, metrics.ssim, metrics.delta_e) == (100, 1, 0)
+    assert metrics.brightness == brightness(noise(3)) == pytest.approx(noise(3).mean() / 255)
+
+
+def test_scores_pair_by_name_with_groups_and_baseline(folders: tuple[Path, Path]) -> None:
+    scores = evaluate(*folders, lambda picture: picture * 4)
+    assert [(score.name, score.group) for score in scores] == [
+        ("0001", "all"), ("fivek_a", "fivek"), ("fivek_b", "fivek")
+    ]  # fmt: skip
+    for score in scores:
+        assert score.input and score.output.psnr > 40 > 10 > score.input.psnr
+        assert score.truth_brightness > 3.5 * score.input.brightness
+    means = summarize(scores)
+    assert means["fivek"]["psnr"] == pytest.approx((scores[1].output.psnr + scores[2].output.psnr) / 2)
+    assert means["all"]["n"] == 3 and means["fivek"]["n"] == 2
+
+
+def test_filter_limit_and_baseline(folders: tuple[Path, Path]) -> None:
+    scores = evaluate(*folders, lambda picture: picture, "fivek*", 1, baseline=False)
+    assert [score.name for score in scores] == ["fivek_a"]
+    assert scores[0].input is None and "input_psnr" not in summarize(scores)["fivek"]
+
+
+def test_pictures_are_reduced_never_enlarged(tmp_path: Path) -> None:
+    for name, size in {"wide": (1280, 702), "tall": (300, 900), "small": (64, 48)}.items():
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+    assert load_picture(tmp_path / "wide.png").shape == (351, 640, 3)
+    assert load_picture(tmp_path / "tall.png").shape == (640, 213, 3)
+    assert load_picture(tmp_path / "small.png").shape == (48, 64, 3)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90° clockwise to view
+    Image.fromarray(noise(0)).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(load_picture(tmp_path / "turned.png"), np.rot90(noise(0), -1))
+
+
+def other_size(dark: Path, truth: Path) -> str:
+    Image.fromarray(noise(0, 40, 50)).save(dark / "0001.png")
+    return "0001.png"
+
+
+def corrupt(dark: Path, truth: Path) -> str:
+    (truth / "0001.webp").write_bytes((truth / "0001.webp").read_bytes()[:300])
+    return "0001.webp"
+
+
+def text(dark: Path, truth: Path) -> str:
+    (dark / "0001.png").write_text("hello")
+    return "0001.png"
+
+
+def twice(dark: Path, truth: Path) -> str:
+    Image.fromarray(noise(0)).save(dark / "0001.bmp")
+    return "the same name"
+
+
+def nothing_shared(dark: Path, truth: Path) -> str:
+    for path in truth.iterdir():
+        path.rename(path.with_stem("x" + path.stem))
+    return "shares no picture name"
+
+
+def no_folder(dark: Path, truth: Path) -> str:
+    truth.rename(truth.with_name("elsewhere"))
+    return "no such folder"
+
+
+@pytest.mark.parametrize("spoil", [other_size, corrupt, text, twice, nothing_shared, no_folder])
+def test_bad_input_is_one_line_that_names_it(folders: tuple[Path, Path], spoil: Callable[[Path, Path], str]) -> None:
+    expected = spoil(*folders)
+    with pytest.raises(InputError) as caught:
+        evaluate(*folders, lambda picture: picture)
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_find_pairs_names_the_filter(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="'none_\\*'"):
+        find_pairs(*folders, "none_*")
+
+
+def test_contact_sheet_shows_every_pair(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    sheet = ContactSheet(tmp_path / "saved")
+    evaluate(*folders, lambda picture: picture * 4, visit=sheet.add)
+    with Image.open(sheet.write()) as image:
+        assert image.size == (960, 3 * (40 + 14))
+        pixels = np.asarray(image)
+    assert np.array_equal(pixels[14:54, :60], noise(2) // 4)
+    assert np.array_equal(pixels[14:54, 320:380], noise(2) // 4 * 4)
+    assert np.array_equal(pixels[14:54, 640:700], noise(2))
+    assert np.array_equal(load_picture(tmp_path / "saved" / "fivek_a.png"), noise(0) // 4 * 4)
+
+
+def test_contact_sheet_into_a_file_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="taken"):
+        evaluate(*folders, lambda picture: picture, visit=ContactSheet(tmp_path / "taken").add)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> Path:
+    """Weights of a network that has learned nothing: its curves change nothing."""
+    save_network(CurveNetwork(), tmp_path / "identity.safetensors")
+    return tmp_path / "identity.safetensors"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def test_command_prints_json(folders: tuple[Path, Path], identity: Path) -> None:
+    result = run(*folders, "--weights", identity, "--json", "--filter", "fivek_*")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert [each["name"] for each in report["pictures"]] == ["fivek_a", "fivek_b"]
+    mean = report["mean"]["fivek"]
+    assert mean["n"] == 2 and mean["psnr"] == mean["input_psnr"] == pytest.approx(7.5, abs=1)
+
+
+def test_command_prints_a_table_that_fits_80_columns(folders: tuple[Path, Path], identity: Path) -> None:
+    result = run(folders[1], folders[1], "--weights", identity)
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and max(map(len, lines)) <= 80 and "…" not in result.stdout
+    assert any(line.split()[:5] == ["fivek_a", "100.00", "100.00", "1.0000", "1.0000"] for line in lines)
+    assert any(line.startswith("mean of 4 (all)") for line in lines)
+
+
+def test_command_saves_what_it_scored(folders: tuple[Path, Path], identity: Path, tmp_path: Path) -> None:
+    result = run(*folders, "--weights", identity, "--save", tmp_path / "saved", "--limit", 2)
+    assert result.exit_code == 0 and str(tmp_path / "saved" / "contact-sheet.png") in result.stderr
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
+        "0001.png", "contact-sheet.png", "fivek_a.png"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--strength", "3"], 2, "strength"),
+        (["--weights", "missing.safetensors"], 1, "missing.safetensors"),
+        (["--filter", "zzz*"], 1, "zzz*"),
+    ],
+)
+def test_command_fails_in_one_line(folders: tuple[Path, Path], arguments: list[str], code: int, words: str) -> None:
+    result = run(*folders, *arguments)
+    assert result.exit_code == code and words in result.stderr
+    assert result.stderr.count("\n") == 1 and not result.stdout
+
+
+def test_command_without_the_extra_says_what_to_install(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("rtlit.training")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.setitem(sys.modules, "skimage.color", None)
+    result = run(*folders)
+    assert result.exit_code == 1 and "pip install 'rtlit[train]'" in result.stderr
