@@ -1,0 +1,47 @@
+# Needs Python ≥ 3.11 and nothing else:  make demo
+#
+# PYTHON    the interpreter to make .venv with          make demo PYTHON=python3.12
+# PIP_ARGS  passed on to pip, for another package index
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
+CLIP := examples/juggler
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed
+	$(BIN)/rtlit enhance-video --overwrite $(CLIP).mp4
+	@echo "The result is $(CURDIR)/$(CLIP).enhanced.mp4"
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/installed-dev
+	$(BIN)/python -m pytest bench
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps let a second run start at once; they are stale when what to install changes.
+.venv/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing rtlit into .venv; the first time this fetches PyTorch and takes minutes"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing rtlit and what its tests need into .venv; the first time this fetches PyTorch and takes minutes"
+	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ .venv/installed
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) isn't there; install Python 3.11 or newer, or name it: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "rtlit needs Python 3.11 or newer and $(PYTHON) is `$(PYTHON) -V 2>&1`; name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) can't make virtual environments; install its venv module (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv .venv

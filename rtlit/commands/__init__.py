@@ -1,0 +1,104 @@
+"""The `rtlit` command. Each command is a module of this package, imported when it is called.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Every error is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from rtlit import __version__
+from rtlit.errors import RtlitError
+
+VERBOSE = "rtlit.verbose"
+INTERRUPTED = 130
+
+# name → one line for `rtlit --help`; the click object is <name> in rtlit/commands/<name>.py.
+_COMMANDS = {
+    "enhance-video": "Enhance backlit or under-exposed videos.",
+    "enhance-image": "Enhance backlit or under-exposed pictures.",
+    "evaluate": "Score enhanced pictures against their ground truth.",
+    "train": "Train the network.",
+    "doctor": "Show versions, devices and codecs, and which backend runs and why.",
+}
+
+
+class _Rtlit(click.Group):
+    """Loads commands when they are called, and turns every failure into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"rtlit.commands.{name}"), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception:
+            if ctx.meta.get(VERBOSE):
+                traceback.print_exc()
+            raise
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = "rtlit", **extra: Any
+    ) -> None:
+        extra.pop("standalone_mode", None)
+        try:
+            code = super().main(args, prog_name, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except Exception as error:
+            message, code = describe(error)
+            click.echo(message, err=True)
+            if isinstance(error, BrokenPipeError):
+                # The interpreter flushes stdout once more at exit, which would complain again.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def describe(error: Exception) -> tuple[str, int]:
+    """One line for people, and the exit code."""
+    match error:
+        case click.UsageError(ctx=context):
+            command = context.command_path if context else "rtlit"
+            return f"{command}: {_one_line(error.format_message())} See {command} --help.", 2
+        case click.ClickException():
+            return f"rtlit: {_one_line(error.format_message())}", error.exit_code
+        case RtlitError():
+            return f"rtlit: {_one_line(str(error))}", error.exit_code
+        case click.Abort():
+            return "rtlit: interrupted", INTERRUPTED
+        case BrokenPipeError():
+            return "rtlit: the program reading the output closed it early", 1
+        case OSError(filename=str(name), strerror=str(reason)):
+            return f"rtlit: {name}: {reason}", 1
+        case _:
+            what = _one_line(f"{type(error).__name__}: {error}")
+            return f"rtlit: unexpected error: {what} (--verbose shows where; please report it)", 1
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+@click.group(cls=_Rtlit, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="rtlit")
+def main() -> None:
+    """Real-time enhancement of backlit and under-exposed video."""

@@ -1,0 +1,200 @@
+"""What enhance-video and enhance-image share: which files to read, where results go, one file after another."""
+
+from __future__ import annotations
+
+import glob
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtlit.commands import describe
+from rtlit.errors import InputError, OutputError, RtlitError, UsageError
+
+PIPE = "-"
+MARK = ".enhanced"
+TERMINATED = 143
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes. Either may be "-"."""
+
+    source: str
+    target: str
+
+    @property
+    def name(self) -> str:
+        """What messages call the input."""
+        return "standard input" if self.source == PIPE else self.source
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Jobs, and the inputs that gave none.
+
+    Attributes:
+        explicit: there is a single input, named by the user; an existing result is then an error. The results
+            of several inputs or of a folder that exist are skipped, so that an interrupted batch can go on.
+    """
+
+    jobs: list[Job]
+    errors: list[tuple[str, RtlitError]] = field(default_factory=list)
+    explicit: bool = True
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is told, and where: people read stderr; the JSON report is on stdout unless the result is."""
+
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+    json_to_stderr: bool = False
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def warn(self, name: str, text: str) -> None:
+        """A warning about a file, on one line."""
+        self.say(f"{name}: warning: {' '.join(text.split())}")
+
+    def report(self, values: dict[str, Any]) -> None:
+        """A line of the JSON report."""
+        if self.as_json:
+            click.echo(json.dumps(values, ensure_ascii=False), err=self.json_to_stderr)
+
+
+def plan(
+    inputs: Sequence[str], output: str | None, output_dir: Path | None, recursive: bool, suffixes: Collection[str]
+) -> Batch:
+    """Find the files that `inputs` (files, folders, globs, "-") stand for, and a target for each.
+
+    Args:
+        suffixes: lower-case file name suffixes that are looked for in folders.
+
+    Raises:
+        UsageError: the options contradict each other.
+    """
+    if output is not None and output_dir is not None:
+        raise UsageError("-o and --output-dir can't be used together")
+    found: list[tuple[str, Path]] = []
+    errors: list[tuple[str, RtlitError]] = []
+    for text in inputs:
+        try:
+            found.extend(_expand(text, recursive, suffixes))
+        except RtlitError as error:
+            errors.append((text, error))
+    if output is not None and (len(inputs) > 1 or len(found) > 1):
+        count = max(len(found), len(inputs))
+        raise UsageError(f"-o takes the result of a single input, not of {count}; use --output-dir")
+    if output is not None and output != PIPE and Path(output).is_dir():
+        raise UsageError(f"-o {output} is a folder; use --output-dir {output}")
+    jobs = [Job(source, output or _default_target(source, below, output_dir)) for source, below in dict(found).items()]
+    jobs, clashes = _without_clashes(jobs)
+    return Batch(jobs, errors + clashes, explicit=len(inputs) == 1 and [job.source for job in jobs] == list(inputs))
+
+
+def _expand(text: str, recursive: bool, suffixes: Collection[str]) -> Iterator[tuple[str, Path]]:
+    """Pairs of a file and the folder, below --output-dir, that its result belongs in."""
+    path = Path(text)
+    if text == PIPE or path.is_file():
+        yield text, Path()
+    elif path.is_dir():
+        inside = sorted(path.rglob("*") if recursive else path.iterdir())
+        files = [p for p in inside if p.suffix.lower() in suffixes and _wanted(p)]
+        if not files:
+            deeper = "" if recursive else " (subfolders need -r)"
+            raise InputError(f"{text}: no files to enhance in this folder{deeper}")
+        yield from ((str(p), p.parent.relative_to(path)) for p in files)
+    elif path.exists():
+        yield text, Path()  # a named pipe or a device
+    elif glob.has_magic(text):
+        files = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _wanted(p)]
+        if not files:
+            raise InputError(f"{text}: no file matches")
+        yield from ((str(p), Path()) for p in files)
+    else:
+        raise InputError(f"{text}: no such file or folder")
+
+
+def _wanted(path: Path) -> bool:
+    """Whether a file found (not named) is an input: not hidden, not a result of ours."""
+    return path.is_file() and not path.name.startswith(".") and not path.stem.endswith(MARK)
+
+
+def _default_target(source: str, below: Path, output_dir: Path | None) -> str:
+    if source == PIPE:
+        return PIPE
+    path = Path(source)
+    folder = path.parent if output_dir is None else output_dir / below
+    return str(folder / f"{path.stem}{MARK}{path.suffix}")
+
+
+def _without_clashes(jobs: list[Job]) -> tuple[list[Job], list[tuple[str, RtlitError]]]:
+    """The jobs whose result would not replace another's, and an error for each of the others."""
+    owner: dict[str, Job] = {}
+    errors: list[tuple[str, RtlitError]] = []
+    for job in jobs:
+        if job.target in owner and job.target != PIPE:
+            other = owner[job.target].source
+            errors.append((job.source, OutputError(f"{job.source}: the result of {other} has the same name")))
+        else:
+            owner[job.target] = job
+    return list(owner.values()), errors
+
+
+def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], None]) -> int:
+    """Do each job; an error ends its job alone. Returns the exit code."""
+    # A terminated process, like an interrupted one, unwinds: temporary files are removed on the way.
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    codes = [_failed(source, error, talk) for source, error in batch.errors]
+    for job in batch.jobs:
+        if not batch.explicit and not overwrite and job.target != PIPE and Path(job.target).exists():
+            talk.say(f"{job.name}: {job.target} exists, skipped")
+            talk.report({"input": job.source, "output": job.target, "skipped": True})
+            continue
+        try:
+            with _folder_of(job.target):
+                work(job)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            codes.append(_failed(job.source, error, talk))
+    signal.signal(signal.SIGTERM, handler)
+    return codes[0] if batch.explicit and codes else min(1, len(codes))
+
+
+@contextmanager
+def _folder_of(target: str) -> Iterator[None]:
+    """Make the target's folder; take it away again when nothing came to lie in it."""
+    folder = Path(target).parent
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't make this folder ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+def _failed(source: str, error: Exception, talk: Talk) -> int:
+    if talk.verbose and not isinstance(error, RtlitError):
+        traceback.print_exception(error)
+    message, code = describe(error)
+    click.echo(message, err=True)
+    talk.report({"input": source, "error": message.removeprefix("rtlit: ")})
+    return code

@@ -1,0 +1,149 @@
+"""rtlit enhance-video"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from rtlit.commands.batch import PIPE, Job, Talk, plan, run_batch
+from rtlit.commands.options import enhance_options, key_value, output_options, report_options, seconds
+from rtlit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtlit.settings import EnhanceSettings
+    from rtlit.video.settings import Progress, VideoReport, VideoSettings
+
+# What folders are searched for; a file that is named may have any suffix.
+SUFFIXES = frozenset(
+    (".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
+    + (".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")
+)
+
+
+@click.command("enhance-video")
+@output_options
+@enhance_options
+@click.option(
+    "--smoothing", type=click.FloatRange(0), default=0.5, show_default=True, help="Time constant in seconds; 0: none."
+)
+@click.option(
+    "--estimate-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run the network on every N-th frame.  [default: automatic]",
+)
+@click.option("--codec", help="Encoder, as FFmpeg names it (libx264, libx265, ffv1).  [default: the input's family]")
+@click.option("--crf", type=click.FloatRange(0), help="Quality in the encoder's scale; lower is better.")
+@click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")
+@click.option(
+    "-e", "options", multiple=True, type=key_value, metavar="KEY=VALUE", help="Any encoder option; may be repeated."
+)
+@click.option("--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
+@click.option("--duration", type=seconds, metavar="TIME", help="How much to take.")
+@click.option("--compare", is_flag=True, help="Put before and after side by side.")
+@click.option("--format", "output_format", help="Container, as FFmpeg names it; for stdout: matroska or yuv4mpegpipe.")
+@report_options
+def enhance_video(
+    inputs: tuple[str, ...],
+    output: str | None,
+    output_dir: Path | None,
+    recursive: bool,
+    overwrite: bool,
+    strength: float,
+    device: Any,
+    weights: Path | None,
+    threads: int | None,
+    smoothing: float,
+    estimate_every: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **video: Any,
+) -> None:
+    """Enhance backlit or under-exposed videos; everything else in the files stays as it was.
+
+    INPUT is a file, a folder, a glob in quotes, or - for standard input. Results are named INPUT.enhanced.SUFFIX;
+    those of folders and of several inputs that exist are skipped.
+    """
+    from rtlit.settings import EnhanceSettings
+    from rtlit.video.settings import VideoSettings
+
+    batch = plan(inputs, output, output_dir, recursive, SUFFIXES)
+    to_stdout = any(job.target == PIPE for job in batch.jobs)
+    talk = Talk(quiet, verbose, as_json, json_to_stderr=to_stdout)
+    enhance = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads)
+    settings = VideoSettings(overwrite=overwrite, **video)
+    sys.exit(run_batch(batch, overwrite, talk, lambda job: _enhance(job, enhance, settings, talk)))
+
+
+def _enhance(job: Job, enhance: EnhanceSettings, settings: VideoSettings, talk: Talk) -> None:
+    from rtlit.video.transcode import enhance_video as transcode
+
+    with _progress(job, talk) as on_progress:
+        report = transcode(
+            _stream(job.source, "stdin"),
+            _stream(job.target, "stdout"),
+            **vars(enhance),
+            video=settings,
+            on_progress=on_progress,
+            on_warning=lambda text: talk.warn(job.name, text),
+        )
+    talk.say(_summary(job, report))
+    if talk.verbose:
+        talk.say(_details(report))
+    talk.report(report.to_dict())
+
+
+def _stream(name: str, pipe: str) -> str | BinaryIO:
+    if name != PIPE:
+        return name
+    stream: BinaryIO = getattr(sys, pipe).buffer
+    if stream.isatty():
+        raise UsageError(f"{pipe} is a terminal; give a file, or pipe to or from another program")
+    return stream
+
+
+def _summary(job: Job, report: VideoReport) -> str:
+    target = "standard output" if job.target == PIPE else job.target
+    return f"{job.name} → {target}: {report.frames} frames in {report.wall_seconds:.1f} s ({report.fps:.1f} fps)"
+
+
+def _details(report: VideoReport) -> str:
+    stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in report.stage_ms.items())
+    return (
+        f"  {report.width}×{report.height} {report.pixel_format}, {report.input_codec} → {report.encoder}\n"
+        f"  backend {report.backend}: {report.backend_reason}\n"
+        f"  ms a frame: {stages}; peak memory {report.peak_rss_mb:.0f} MB"
+    )
+
+
+@contextmanager
+def _progress(job: Job, talk: Talk) -> Iterator[Callable[[Progress], None] | None]:
+    """A progress bar with fps and the time left, on stderr where that is a terminal."""
+    if talk.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[fps]:.1f} fps"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(Path(job.source).name, total=None, fps=0.0)
+
+        def show(progress: Progress) -> None:
+            total = progress.frames_total or progress.seconds_total
+            done = progress.frames if progress.frames_total else progress.seconds_done
+            bar.update(task, completed=done, total=total, fps=progress.fps)
+
+        yield show

@@ -1,0 +1,96 @@
+"""Options and types of values that commands share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rtlit.commands import VERBOSE
+from rtlit.settings import MAX_STRENGTH
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+def seconds(text: str) -> float:
+    """A time: seconds ("90", "1.5") or H:MM:SS.ms ("1:30", "0:01:30.25")."""
+    match = _TIME.fullmatch(text.strip())
+    if match is None or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
+        raise click.BadParameter(f"{text!r} is not a time; give seconds (90) or H:MM:SS.ms (0:01:30.5).")
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def key_value(text: str) -> tuple[str, str]:
+    """An encoder option, "key=value"."""
+    key, equals, value = text.partition("=")
+    if not key.strip() or not equals:
+        raise click.BadParameter(f"{text!r} is not key=value, for example tune=film.")
+    return key.strip(), value
+
+
+def _remember_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    ctx.meta[VERBOSE] = value
+    return value
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator of several options, shown by --help in the order given."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+output_options = together(
+    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
+    click.option("-o", "--output", metavar="FILE", help="Where the result of a single INPUT goes; - is stdout."),
+    click.option(
+        "--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for results; made if missing."
+    ),
+    click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too."),
+    click.option("--overwrite", is_flag=True, help="Replace results that exist."),
+)
+
+enhance_options = together(
+    click.option(
+        "--strength",
+        type=click.FloatRange(0, MAX_STRENGTH),
+        default=1.0,
+        show_default=True,
+        help="How far to lift; 0 leaves the picture as it is.",
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute; `rtlit doctor` says what auto takes.",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="A weights file (safetensors) instead of the shipped one.",
+    ),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+)
+
+report_options = together(
+    click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input, one a line, on stdout."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        callback=_remember_verbose,
+        help="Print details, and where an unexpected error comes from.",
+    ),
+)
