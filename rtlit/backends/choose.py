@@ -1,0 +1,84 @@
+"""Which backend runs, chosen once, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rtlit.errors import DeviceError, UsageError
+from rtlit.frame import Color, PixelFormat
+from rtlit.reference import MIN_SIZE
+from rtlit.settings import Device
+
+Plane = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+class Backend(Protocol):
+    """The two full-resolution stages; `rtlit.reference` says what they compute."""
+
+    name: str
+
+    def analyze(
+        self, planes: tuple[Plane, ...], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Planes → thumbnail [3, h, w] and tone histogram [bins]."""
+
+    def apply(
+        self,
+        planes: tuple[Plane, ...],
+        gain: NDArray[np.float32],
+        pixel_format: PixelFormat,
+        color: Color,
+        out: tuple[Plane, ...],
+    ) -> None:
+        """Lift `planes` by `gain` [K, D, GH, GW] into `out`, arrays of the same shapes (which may be `planes`)."""
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend that was taken and the reason, for people."""
+
+    backend: Backend
+    reason: str
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises UsageError for frames too small to analyze."""
+    if min(height, width) < MIN_SIZE:
+        raise UsageError(f"a frame of {width}×{height} is too small; each side must be at least {MIN_SIZE} pixels")
+
+
+def available_threads() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def choose_backend(device: Device = "auto", threads: int | None = None) -> BackendChoice:
+    """Take the backend for a device.
+
+    Raises:
+        DeviceError: CUDA was asked for and isn't there.
+    """
+    import torch
+
+    if device != "cpu" and torch.cuda.is_available():
+        from rtlit.backends.cuda import TorchBackend
+
+        found = f"torch {torch.__version__} finds {torch.cuda.get_device_name()}"
+        return BackendChoice(TorchBackend("cuda"), f"{found}; the stages run as plain torch, without fused kernels")
+    why = (
+        f"torch {torch.__version__} finds no CUDA device"
+        if torch.backends.cuda.is_built()
+        else f"torch {torch.__version__} is a CPU build"
+    )
+    if device == "cuda":
+        raise DeviceError(f"device cuda: {why}; use device cpu, or install an NVIDIA driver and a CUDA build of torch")
+    from rtlit.backends.cpu import CpuBackend
+
+    return BackendChoice(CpuBackend(threads or available_threads()), "asked for" if device == "cpu" else why)

@@ -1,0 +1,62 @@
+"""CUDA backend: for now the reference itself, in torch, on the device. Slow beside fused kernels, and says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rtlit import reference
+from rtlit.backends.choose import Plane
+from rtlit.errors import DeviceError
+from rtlit.frame import Color, PixelFormat
+
+
+class TorchBackend:
+    """`rtlit.backends.choose.Backend` as `rtlit.reference` computes it on a torch device."""
+
+    def __init__(self, device: str = "cuda") -> None:
+        self.device = torch.device(device)
+        self.name = f"torch reference on {'CUDA' if self.device.type == 'cuda' else self.device}"
+
+    def analyze(
+        self, planes: tuple[Plane, ...], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See `rtlit.reference.analyze`."""
+        with self._memory(planes), torch.inference_mode():
+            thumbnail, histogram = reference.analyze(self._upload(planes), pixel_format, color, size)
+            return thumbnail.cpu().numpy(), histogram.cpu().numpy()
+
+    def apply(
+        self,
+        planes: tuple[Plane, ...],
+        gain: NDArray[np.float32],
+        pixel_format: PixelFormat,
+        color: Color,
+        out: tuple[Plane, ...],
+    ) -> None:
+        """See `rtlit.reference.apply_curves`."""
+        with self._memory(planes), torch.inference_mode():
+            grid = torch.from_numpy(np.ascontiguousarray(gain)).to(self.device)
+            # Float codes: torch has few operations on uint16, and none of them on CUDA.
+            lifted = reference.apply_curves(self._upload(planes), grid, pixel_format, color, rounded=False)
+            for target, plane in zip(out, lifted, strict=True):
+                codes = (plane + 0.5).floor().clamp(0, pixel_format.max_code)
+                target[...] = codes.cpu().numpy().astype(target.dtype)
+
+    def _upload(self, planes: tuple[Plane, ...]) -> list[torch.Tensor]:
+        return [torch.from_numpy(plane.astype(np.float32)).to(self.device) for plane in planes]
+
+    @contextmanager
+    def _memory(self, planes: tuple[Plane, ...]) -> Iterator[None]:
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError:
+            height, width = planes[0].shape
+            raise DeviceError(
+                f"device cuda: out of memory on a frame of {width}×{height}; "
+                "close what else uses the GPU, or use device cpu"
+            ) from None
