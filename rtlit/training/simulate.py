@@ -2,9 +2,10 @@
 
     photograph ─ decode gamma ─ × 2^EV(x, y) × cast ─ + veiling glare ─ + sensor noise ─ encode ─ 8 bits
 
-EV(x, y) is one of four kinds, drawn for each picture: nothing (the picture must stay as it is), the
-same everywhere, a mask that follows the picture's edges, or a contrast expansion of the picture's base
-layer, which is what one dark frame of an exposure bracket looks like beside the fused bracket.
+EV(x, y) is one of five kinds, drawn for each picture: nothing (the picture must stay as it is), the
+same everywhere, a mask that follows the picture's edges, another photograph as the bright view behind
+(in windows, above a horizon, around somebody), or a contrast expansion of the picture's base layer, which
+is what one dark frame of an exposure bracket looks like beside the fused bracket.
 All tensors are [B, 3, H, W] or [B, 1, H, W], tones in 0 … 1.
 """
 
@@ -26,29 +27,33 @@ class SimulationSettings:
     """Shares of the kinds of light, and the ranges that each is drawn from (uniformly, in EV unless said).
 
     Attributes:
-        unchanged, under_exposed, masked, expanded: shares of the pictures; they sum to 1.
+        unchanged, under_exposed, masked, composed, expanded: shares of the pictures; they sum to 1.
+        dull: share of the unchanged ones whose contrast, exposure and saturation are turned down a little
+            first: hazy or flat pictures aren't backlit, and stay as they are too.
         under_exposure: EV of the whole picture.
         foreground, background: EV inside and outside the mask.
-        expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −5.
+        expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −6.
         cast: largest per-channel gain of what is darkened, either way.
         glare: largest share of the light that is spread over the picture.
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
-    unchanged: float = 0.3
-    under_exposed: float = 0.1
-    masked: float = 0.35
-    expanded: float = 0.25
-    under_exposure: tuple[float, float] = (-3.0, -0.7)
-    foreground: tuple[float, float] = (-4.0, -1.0)
+    unchanged: float = 0.28
+    under_exposed: float = 0.08
+    masked: float = 0.22
+    composed: float = 0.2
+    expanded: float = 0.22
+    dull: float = 0.5
+    under_exposure: tuple[float, float] = (-4.0, -1.2)
+    foreground: tuple[float, float] = (-4.5, -1.5)
     background: tuple[float, float] = (-0.6, 0.1)
-    expansion: tuple[float, float] = (1.2, 2.4)
+    expansion: tuple[float, float] = (1.3, 3.2)
     cast: float = 0.25
     glare: float = 0.04
     noise: tuple[float, float] = (-5.0, -3.2)
 
     def __post_init__(self) -> None:
-        shares = (self.unchanged, self.under_exposed, self.masked, self.expanded)
+        shares = (self.unchanged, self.under_exposed, self.masked, self.composed, self.expanded)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise UsageError(f"shares of light {shares} must be at least 0 and sum to 1")
         for name in ("under_exposure", "foreground", "background", "expansion", "noise"):
@@ -57,7 +62,9 @@ class SimulationSettings:
                 raise UsageError(f"{name} = {(low, high)} must be (low, high)")
 
 
-def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Generator) -> Tensor:
+def simulate(
+    photos: Tensor, settings: SimulationSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Put photographs into bad light.
 
     Args:
@@ -65,28 +72,42 @@ def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Gene
         generator: the only source of randomness.
 
     Returns:
-        Pictures of the same shape, quantised to 8 bits (multiples of 1/255); unchanged ones bit for bit
-        if the photographs are multiples of 1/255.
+        (pictures, truths) of the same shape, quantised to 8 bits (multiples of 1/255). The truths are the
+        photographs, but for composed ones, and for unchanged ones that were dulled.
     """
     count = len(photos)
-    kind = torch.multinomial(
-        torch.tensor([settings.unchanged, settings.under_exposed, settings.masked, settings.expanded]),
-        count,
-        replacement=True,
-        generator=generator,
-    ).to(photos.device)[:, None, None, None]
-    ev = torch.zeros_like(photos[:, :1])
+    shares = (settings.unchanged, settings.under_exposed, settings.masked, settings.expanded, settings.composed)
+    kind = torch.multinomial(torch.tensor(shares), count, replacement=True, generator=generator).to(photos.device)
+    dulled = (kind == 0) & (torch.rand(count, generator=generator).to(photos) < settings.dull)
+    truth, ev = photos.clone(), torch.zeros_like(photos[:, :1])
+    if dulled.any():
+        truth[dulled] = dull_look(photos[dulled], generator)
     for number, exposure in enumerate((_under_exposure, masked_exposure, expanded_exposure), start=1):
-        chosen = (kind == number).flatten()
+        chosen = kind == number
         if chosen.any():
             ev[chosen] = exposure(photos[chosen], settings, generator)
+    composed = kind == 4
+    if composed.any():
+        truth[composed], ev[composed] = compose(photos[composed], photos.roll(1, 0)[composed], settings, generator)
 
     gamma = _uniform((1.9, 2.5), count, generator, photos)
-    light = expose(photos.clamp(min=1e-4).pow(gamma), ev, _cast(ev, settings, generator))
+    light = expose(truth.clamp(min=1e-4).pow(gamma), ev, _cast(ev, settings, generator))
     light = veil(light, _uniform((0.0, settings.glare), count, generator, photos))
     light = add_noise(light, _uniform(settings.noise, count, generator, photos), generator)
     dark = (light.clamp(0, 1).pow(1 / gamma) * 255).round() / 255
-    return torch.where(kind == 0, photos, dark)
+    return torch.where((kind == 0)[:, None, None, None], truth, dark), truth
+
+
+def dull_look(photos: Tensor, generator: torch.Generator) -> Tensor:
+    """Photographs as a flat camera profile or haze shows them: less contrast, light and colour; 8-bit codes."""
+    count = len(photos)
+    gamma = torch.exp2(_uniform((-0.25, 0.45), count, generator, photos))
+    contrast = _uniform((0.6, 1.0), count, generator, photos)
+    black = _uniform((0.0, 1.0), count, generator, photos) * (1 - contrast)
+    saturation = _uniform((0.5, 1.1), count, generator, photos)
+    luma = luminance(photos)
+    toned = (luma + saturation * (photos - luma)).clamp(0, 1).pow(gamma)
+    return ((black + contrast * toned) * 255).round().clamp(0, 255) / 255
 
 
 def expose(light: Tensor, ev: Tensor, gains: Tensor | float = 1.0) -> Tensor:
@@ -120,7 +141,8 @@ def edge_mask(photos: Tensor, generator: torch.Generator) -> Tensor:
     """
     count, _, height, width = photos.shape
     luma = luminance(photos)
-    colors = torch.cat([guided_filter(luma, photos[:, c : c + 1], 4, 2e-3) for c in range(3)], 1)
+    radius = max(photos.shape[-2:]) // 10
+    colors = torch.cat([guided_filter(luma, photos[:, c : c + 1], radius, 0.02) for c in range(3)], 1)
     y = torch.linspace(-1, 1, height).to(photos)[:, None]
     x = torch.linspace(-1, 1, width).to(photos)
     center_x, center_y = (_uniform((-0.7, 0.7), count, generator, photos) for _ in range(2))
@@ -129,17 +151,56 @@ def edge_mask(photos: Tensor, generator: torch.Generator) -> Tensor:
     noise = F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
     tint = torch.randn(count, 3, 1, 1, generator=generator).to(photos)
     score = (
-        _uniform((-5.0, 1.5), count, generator, photos) * luminance(colors)  # mostly: what is dark is foreground
-        + _uniform((0.0, 1.5), count, generator, photos) * (tint * colors).sum(1, keepdim=True)
+        _uniform((-7.0, 0.5), count, generator, photos) * luminance(colors)  # mostly: what is dark is foreground
+        + _uniform((0.0, 1.0), count, generator, photos) * (tint * colors).sum(1, keepdim=True)
         + _uniform((-0.3, 0.6), count, generator, photos) * y
-        + _uniform((0.0, 0.8), count, generator, photos) * near
+        + _uniform((0.0, 0.6), count, generator, photos) * near
         + _uniform((0.0, 0.15), count, generator, photos) * noise
     )
     share = _uniform((0.15, 0.8), count, generator, photos).flatten()
     threshold = torch.stack([s.quantile(q) for s, q in zip(score.flatten(1), share, strict=True)])[:, None, None, None]
-    softness = score.flatten(1).std(1)[:, None, None, None] * _uniform((0.02, 0.3), count, generator, photos)
+    softness = score.flatten(1).std(1)[:, None, None, None] * _uniform((0.02, 0.2), count, generator, photos)
     mask = torch.sigmoid((score - threshold) / softness.clamp(min=1e-4))
-    return guided_filter(luma, mask, 6, 1e-4).clamp(0, 1)
+    return guided_filter(luma, mask, radius // 2, 1e-3).clamp(0, 1)
+
+
+def compose(
+    fronts: Tensor, views: Tensor, settings: SimulationSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Put `fronts` before `views`, brightened by up to 1 EV: (truths [B, 3, H, W], EV maps [B, 1, H, W])."""
+    count = len(fronts)
+    front = torch.stack([_outline(fronts.shape[-2:], generator) for _ in range(count)])[:, None].to(fronts)
+    gain = _uniform((0.0, 1.0), count, generator, fronts)
+    bright = expose(views.pow(2.2), gain).clamp(0, 1).pow(1 / 2.2)
+    truth = ((front * fronts + (1 - front) * bright) * 255).round() / 255
+    foreground = _uniform(settings.foreground, count, generator, fronts)
+    background = _uniform(settings.background, count, generator, fronts)
+    return truth, background + front * (foreground - background)
+
+
+def _outline(size: tuple[int, int] | torch.Size, generator: torch.Generator) -> Tensor:
+    """What is in front, [H, W] in 0 … 1: a wall with one to three windows, ground below a horizon, or a person."""
+    height, width = size
+    y = torch.linspace(0, 1, height)[:, None].expand(height, width)
+    x = torch.linspace(0, 1, width).expand(height, width)
+    draw = torch.rand(16, generator=generator).tolist()
+    softness = 0.4 / max(height, width)
+    if draw[0] < 0.45:
+        inside = torch.full((height, width), -1.0)
+        for left, top, w, h in (draw[1:5], draw[5:9], draw[9:13])[: 1 + int(draw[13] * 3)]:
+            left, top, right, bottom = left * 0.8, top * 0.6, left * 0.8 + 0.15 + 0.45 * w, top * 0.6 + 0.2 + 0.5 * h
+            distance = torch.stack([x - left, right - x, y - top, bottom - y]).amin(0)
+            inside = torch.maximum(inside, distance)
+        return torch.sigmoid(-inside / softness)
+    if draw[0] < 0.7:
+        waves = 0.05 * torch.sin(x * (5 + 20 * draw[3]) + 6 * draw[4])
+        horizon = 0.2 + 0.5 * draw[1] + (draw[2] - 0.5) * (x - 0.5) + waves
+        return torch.sigmoid((y - horizon) / softness)
+    scale, at = 0.5 + draw[1], 0.2 + 0.6 * draw[2]
+    top = 0.1 + 0.3 * draw[3]
+    head = 1 - (((x - at) / (0.13 * scale)) ** 2 + ((y - top - 0.17 * scale) / (0.17 * scale)) ** 2).sqrt()
+    body = 1 - (((x - at) / (0.3 * scale)) ** 2 + ((y - top - 1.0 * scale) / (0.68 * scale)) ** 2).sqrt()
+    return torch.sigmoid(torch.maximum(head, body) * 0.15 * scale / softness)
 
 
 def expanded_exposure(photos: Tensor, settings: SimulationSettings, generator: torch.Generator) -> Tensor:
@@ -149,11 +210,11 @@ def expanded_exposure(photos: Tensor, settings: SimulationSettings, generator: t
     """
     count = len(photos)
     light = luminance(photos).clamp(min=1e-3).pow(2.2)
-    base = guided_filter(light.log2(), light.log2(), 12, 0.3)
-    highlight = base.flatten(1).quantile(0.98, dim=1)[:, None, None, None]
+    base = guided_filter(light.log2(), light.log2(), max(photos.shape[-2:]) // 8, 1.5)
+    highlight = base.flatten(1).quantile(0.95, dim=1)[:, None, None, None]
     contrast = _uniform(settings.expansion, count, generator, photos)
     overall = _uniform((-0.8, 0.0), count, generator, photos)
-    return ((contrast - 1) * (base - highlight) + overall).clamp(-5, 0.3)
+    return ((contrast - 1) * (base - highlight) + overall).clamp(-6, 0.3)
 
 
 def veil(light: Tensor, share: Tensor) -> Tensor:

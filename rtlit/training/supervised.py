@@ -173,7 +173,7 @@ class _Trainer:
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
         photos = random_crops(self.photos, self.size(), settings.batch, generator)
-        dark = simulate(photos, settings.simulation, generator)
+        dark, photos = simulate(photos, settings.simulation, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.iteration / settings.iterations)
         loss = loss_of(self.network, dark, photos, settings)
