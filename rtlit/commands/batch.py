@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
@@ -34,6 +34,11 @@ class Job:
     def name(self) -> str:
         """What messages call the input."""
         return "standard input" if self.source == PIPE else self.source
+
+    @property
+    def target_name(self) -> str:
+        """What messages call the result."""
+        return "standard output" if self.target == PIPE else self.target
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,16 @@ def _without_clashes(jobs: list[Job]) -> tuple[list[Job], list[tuple[str, RtlitE
         else:
             owner[job.target] = job
     return list(owner.values()), errors
+
+
+def open_stream(name: str, pipe: str) -> str | BinaryIO:
+    """The file name itself, or for "-" the binary stream of sys.stdin or sys.stdout."""
+    if name != PIPE:
+        return name
+    stream: BinaryIO = getattr(sys, pipe).buffer
+    if stream.isatty():
+        raise UsageError(f"{pipe} is a terminal; give a file, or pipe to or from another program")
+    return stream
 
 
 def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], None]) -> int:

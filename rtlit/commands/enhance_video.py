@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.batch import PIPE, Job, Talk, plan, run_batch
+from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
 from rtlit.commands.options import enhance_options, key_value, output_options, report_options, seconds
-from rtlit.errors import UsageError
 
 if TYPE_CHECKING:
     from rtlit.settings import EnhanceSettings
@@ -86,8 +85,8 @@ def _enhance(job: Job, enhance: EnhanceSettings, settings: VideoSettings, talk: 
 
     with _progress(job, talk) as on_progress:
         report = transcode(
-            _stream(job.source, "stdin"),
-            _stream(job.target, "stdout"),
+            open_stream(job.source, "stdin"),
+            open_stream(job.target, "stdout"),
             **vars(enhance),
             video=settings,
             on_progress=on_progress,
@@ -99,18 +98,9 @@ def _enhance(job: Job, enhance: EnhanceSettings, settings: VideoSettings, talk: 
     talk.report(report.to_dict())
 
 
-def _stream(name: str, pipe: str) -> str | BinaryIO:
-    if name != PIPE:
-        return name
-    stream: BinaryIO = getattr(sys, pipe).buffer
-    if stream.isatty():
-        raise UsageError(f"{pipe} is a terminal; give a file, or pipe to or from another program")
-    return stream
-
-
 def _summary(job: Job, report: VideoReport) -> str:
-    target = "standard output" if job.target == PIPE else job.target
-    return f"{job.name} → {target}: {report.frames} frames in {report.wall_seconds:.1f} s ({report.fps:.1f} fps)"
+    speed = f"{report.frames} frames in {report.wall_seconds:.1f} s ({report.fps:.1f} fps)"
+    return f"{job.name} → {job.target_name}: {speed}"
 
 
 def _details(report: VideoReport) -> str:

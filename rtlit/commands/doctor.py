@@ -1,0 +1,163 @@
+"""rtlit doctor"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtlit import __version__
+from rtlit.errors import RtlitError
+
+_PACKAGES = ("torch", "triton", "numba", "numpy", "av", "pyvips", "safetensors", "click", "rich")
+_ENCODERS = {
+    "software": ("libx264", "libx265", "libsvtav1", "libvpx-vp9", "libvpx", "prores_ks", "ffv1"),
+    "hardware": tuple(
+        f"{codec}_{maker}"
+        for maker in ("nvenc", "qsv", "amf", "videotoolbox", "vaapi")
+        for codec in ("h264", "hevc", "av1")
+    ),
+}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Which backend to ask for.")
+@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to look at.")
+def doctor(as_json: bool, device: Any, weights: Path | None) -> None:
+    """Show versions, devices and codecs, and which backend runs and why.
+
+    Exit code 1 when enhancing would fail: no usable backend or weights.
+    """
+    checks: dict[str, dict[str, Any]] = {
+        "versions": _versions(),
+        "cpu": _cpu(),
+        "cuda": _cuda(),
+        "backend": _backend(device),
+        "weights": _weights(weights),
+        "jit cache": _cache(),
+        "encoders": _encoders(),
+    }
+    if as_json:
+        click.echo(json.dumps(checks, indent=2))
+    else:
+        click.echo("\n".join(_lines(checks)))
+    sys.exit(1 if any("error" in checks[name] for name in ("backend", "weights")) else 0)
+
+
+def _lines(values: dict[str, Any], indent: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield f"{indent}{key}"
+            yield from _lines(value, indent + "  ")
+        else:
+            text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
+            yield f"{indent}{key}: {text}"
+
+
+def _versions() -> dict[str, str]:
+    found = {"rtlit": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found | _ffmpeg()
+
+
+def _ffmpeg() -> dict[str, str]:
+    import av
+
+    return {name: ".".join(map(str, numbers)) for name, numbers in av.library_versions.items()}
+
+
+def _cpu() -> dict[str, object]:
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"model": _cpu_model(), "cores usable": usable, "torch threads": torch.get_num_threads()}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cuda() -> dict[str, object]:
+    import torch
+
+    devices = [
+        f"{torch.cuda.get_device_name(i)}, compute capability {'.'.join(map(str, torch.cuda.get_device_capability(i)))}"
+        for i in range(torch.cuda.device_count())
+    ]
+    return {"torch built for": torch.version.cuda or "CPU only", "devices": devices}
+
+
+def _backend(device: Any) -> dict[str, str]:
+    from rtlit.backends.choose import choose_backend
+
+    try:
+        choice = choose_backend(device)
+    except RtlitError as error:
+        return {"error": str(error)}
+    return {"chosen": choice.backend.name, "because": choice.reason}
+
+
+def _weights(path: Path | None) -> dict[str, Any]:
+    import hashlib
+
+    from safetensors import safe_open
+
+    from rtlit import weights as shipped
+    from rtlit.network import load_network
+
+    path = path or shipped.DEFAULT
+    try:
+        network = load_network(path)
+    except RtlitError as error:
+        return {"error": str(error)}
+    with safe_open(path, "pt") as file:
+        metadata: dict[str, str] = file.metadata()
+    about = {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return about | {"parameters": sum(p.numel() for p in network.parameters()), "metadata": metadata}
+
+
+def _cache() -> dict[str, Any]:
+    from rtlit.backends import cpu
+
+    dispatchers = [value for value in vars(cpu).values() if hasattr(value, "stats") and hasattr(value, "py_func")]
+    folders = {str(path) for dispatcher in dispatchers if (path := dispatcher.stats.cache_path)}
+    return {"folder": ", ".join(sorted(folders)) or "none: compiled anew in every process"}
+
+
+def _encoders() -> dict[str, list[str]]:
+    """The encoders that this FFmpeg has; a hardware one also needs the hardware and its driver, so it is opened."""
+    import av
+
+    found = {kind: [name for name in names if name in av.codecs_available] for kind, names in _ENCODERS.items()}
+    working = [name for name in found["hardware"] if _opens(name)]
+    absent = [name for name in found["hardware"] if name not in working]
+    return {"software": found["software"], "hardware": working, "hardware not usable here": absent}
+
+
+def _opens(name: str) -> bool:
+    from fractions import Fraction
+
+    import av
+
+    encoder = av.VideoCodecContext.create(name, "w")
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 640, 384, "nv12", Fraction(1, 30)
+    try:
+        encoder.open()
+    except (av.FFmpegError, OSError, ValueError):
+        return False
+    return True
