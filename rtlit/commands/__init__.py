@@ -98,7 +98,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@click.group(cls=_Rtlit, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("rtlit", cls=_Rtlit, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rtlit")
 def main() -> None:
     """Real-time enhancement of backlit and under-exposed video."""

@@ -80,12 +80,18 @@ class Talk:
 
 
 def plan(
-    inputs: Sequence[str], output: str | None, output_dir: Path | None, recursive: bool, suffixes: Collection[str]
+    inputs: Sequence[str],
+    output: str | None,
+    output_dir: Path | None,
+    recursive: bool,
+    suffixes: Collection[str],
+    suffix_of: Callable[[Path], str],
 ) -> Batch:
     """Find the files that `inputs` (files, folders, globs, "-") stand for, and a target for each.
 
     Args:
         suffixes: lower-case file name suffixes that are looked for in folders.
+        suffix_of: the suffix of the default target of an input.
 
     Raises:
         UsageError: the options contradict each other.
@@ -104,8 +110,12 @@ def plan(
         raise UsageError(f"-o takes the result of a single input, not of {count}; use --output-dir")
     if output is not None and output != PIPE and Path(output).is_dir():
         raise UsageError(f"-o {output} is a folder; use --output-dir {output}")
-    jobs = [Job(source, output or _default_target(source, below, output_dir)) for source, below in dict(found).items()]
-    jobs, clashes = _without_clashes(jobs)
+    jobs, clashes = _without_clashes(
+        [
+            Job(source, output or _default_target(source, below, output_dir, suffix_of))
+            for source, below in dict(found).items()
+        ]
+    )
     return Batch(jobs, errors + clashes, explicit=len(inputs) == 1 and [job.source for job in jobs] == list(inputs))
 
 
@@ -137,12 +147,12 @@ def _wanted(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".") and not path.stem.endswith(MARK)
 
 
-def _default_target(source: str, below: Path, output_dir: Path | None) -> str:
+def _default_target(source: str, below: Path, output_dir: Path | None, suffix_of: Callable[[Path], str]) -> str:
     if source == PIPE:
         return PIPE
     path = Path(source)
     folder = path.parent if output_dir is None else output_dir / below
-    return str(folder / f"{path.stem}{MARK}{path.suffix}")
+    return str(folder / f"{path.stem}{MARK}{suffix_of(path)}")
 
 
 def _without_clashes(jobs: list[Job]) -> tuple[list[Job], list[tuple[str, RtlitError]]]:

@@ -154,7 +154,7 @@ def _opens(name: str) -> bool:
 
     import av
 
-    encoder = av.VideoCodecContext.create(name, "w")
+    encoder = av.Codec(name, "w").create("video")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 640, 384, "nv12", Fraction(1, 30)
     try:
         encoder.open()

@@ -18,7 +18,7 @@ SUFFIXES = frozenset((".avif", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png",
 @click.command("enhance-image")
 @output_options
 @enhance_options
-@click.option("--format", "output_format", help="Format for stdout (jpg, png, webp, tif).  [default: the input's]")
+@click.option("--format", "output_format", help="Format: jpg, png, webp, tif or avif.  [default: by the result's name]")
 @report_options
 def enhance_image(
     inputs: tuple[str, ...],
@@ -36,7 +36,12 @@ def enhance_image(
     INPUT is a file, a folder, a glob in quotes, or - for standard input. Results are named INPUT.enhanced.SUFFIX;
     those of folders and of several inputs that exist are skipped.
     """
-    batch = plan(inputs, output, output_dir, recursive, SUFFIXES)
+    form = options["output_format"]
+
+    def suffix_of(path: Path) -> str:
+        return f".{form}" if form else path.suffix if path.suffix.lower() in SUFFIXES else ".png"
+
+    batch = plan(inputs, output, output_dir, recursive, SUFFIXES, suffix_of)
     talk = Talk(quiet, verbose, as_json, json_to_stderr=any(job.target == PIPE for job in batch.jobs))
     sys.exit(run_batch(batch, overwrite, talk, lambda job: _enhance(job, {**options, "overwrite": overwrite}, talk)))
 

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
-from rtlit.commands.options import enhance_options, key_value, output_options, report_options, seconds
+from rtlit.commands.options import (
+    Number,
+    WholeNumber,
+    enhance_options,
+    key_value,
+    output_options,
+    report_options,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from rtlit.settings import EnhanceSettings
@@ -22,22 +30,29 @@ SUFFIXES = frozenset(
     (".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
     + (".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")
 )
+# Where FFmpeg's name of a container isn't its suffix.
+_SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 
 
 @click.command("enhance-video")
 @output_options
 @enhance_options
 @click.option(
-    "--smoothing", type=click.FloatRange(0), default=0.5, show_default=True, help="Time constant in seconds; 0: none."
+    "--smoothing",
+    type=Number(0),
+    default=0.5,
+    metavar="SECONDS",
+    show_default=True,
+    help="Time constant of smoothing over time; 0: none.",
 )
 @click.option(
     "--estimate-every",
-    type=click.IntRange(1),
+    type=WholeNumber(1),
     metavar="N",
     help="Run the network on every N-th frame.  [default: automatic]",
 )
 @click.option("--codec", help="Encoder, as FFmpeg names it (libx264, libx265, ffv1).  [default: the input's family]")
-@click.option("--crf", type=click.FloatRange(0), help="Quality in the encoder's scale; lower is better.")
+@click.option("--crf", type=Number(0), metavar="NUMBER", help="Quality in the encoder's scale; lower is better.")
 @click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")
 @click.option(
     "-e", "options", multiple=True, type=key_value, metavar="KEY=VALUE", help="Any encoder option; may be repeated."
@@ -45,7 +60,7 @@ SUFFIXES = frozenset(
 @click.option("--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
 @click.option("--duration", type=seconds, metavar="TIME", help="How much to take.")
 @click.option("--compare", is_flag=True, help="Put before and after side by side.")
-@click.option("--format", "output_format", help="Container, as FFmpeg names it; for stdout: matroska or yuv4mpegpipe.")
+@click.option("--format", "output_format", help="Container (mp4, mkv, y4m).  [default: by the result's name]")
 @report_options
 def enhance_video(
     inputs: tuple[str, ...],
@@ -70,9 +85,12 @@ def enhance_video(
     those of folders and of several inputs that exist are skipped.
     """
     from rtlit.settings import EnhanceSettings
+    from rtlit.video.formats import output_suffix
     from rtlit.video.settings import VideoSettings
 
-    batch = plan(inputs, output, output_dir, recursive, SUFFIXES)
+    form = video["output_format"]
+    suffix = _SUFFIX_OF.get(form, f".{form}") if form else None
+    batch = plan(inputs, output, output_dir, recursive, SUFFIXES, lambda path: suffix or output_suffix(path))
     to_stdout = any(job.target == PIPE for job in batch.jobs)
     talk = Talk(quiet, verbose, as_json, json_to_stderr=to_stdout)
     enhance = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads)

@@ -15,6 +15,19 @@ from rtlit.settings import MAX_STRENGTH
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+
+class Number(click.FloatRange):
+    """A number in a range, called so in messages."""
+
+    name = "number"
+
+
+class WholeNumber(click.IntRange):
+    """A whole number in a range, called so in messages."""
+
+    name = "whole number"
+
+
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -63,10 +76,11 @@ output_options = together(
 enhance_options = together(
     click.option(
         "--strength",
-        type=click.FloatRange(0, MAX_STRENGTH),
+        type=Number(0, MAX_STRENGTH),
+        metavar="NUMBER",
         default=1.0,
         show_default=True,
-        help="How far to lift; 0 leaves the picture as it is.",
+        help="How far to lift, 0 to 2; 0 leaves the picture as it is.",
     ),
     click.option(
         "--device",
@@ -80,7 +94,7 @@ enhance_options = together(
         type=click.Path(dir_okay=False, path_type=Path),
         help="A weights file (safetensors) instead of the shipped one.",
     ),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+    click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
 )
 
 report_options = together(

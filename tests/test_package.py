@@ -1,0 +1,56 @@
+"""What the package promises to whoever imports or installs it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rtlit
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def python(code: str, *args: str) -> str:
+    """What `code` prints in a fresh interpreter."""
+    result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, cwd=ROOT, check=True)
+    return result.stdout.strip()
+
+
+def test_all_is_what_is_exported() -> None:
+    tree = ast.parse(Path(rtlit.__file__).read_text())
+    (for_types,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {alias.name for node in for_types.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert sorted(imported) == sorted(rtlit.__all__) == sorted(rtlit._HOME)
+    assert rtlit.__all__ == sorted(rtlit.__all__)
+    for name in rtlit.__all__:
+        assert getattr(rtlit, name).__name__ == name
+        assert getattr(rtlit, name).__module__ == rtlit._HOME[name]
+        assert name in dir(rtlit)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'rtlit' has no attribute 'enhance_vidoe'"):
+        _ = rtlit.enhance_vidoe  # type: ignore[attr-defined]
+
+
+def test_import_is_light() -> None:
+    assert python("import rtlit, sys; print(*{'torch', 'av', 'numba', 'numpy', 'pyvips'} & set(sys.modules))") == ""
+
+
+def test_version_is_the_wheels() -> None:
+    assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "rtlit/__init__.py"
+    assert python("import rtlit; print(rtlit.__version__)") == rtlit.__version__
+
+
+def test_every_dependency_is_pinned_for_tests() -> None:
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = PYPROJECT["project"]["dependencies"] + extras["train"] + extras["bench"] + extras["dev"]
+    names = {name.partition(">")[0].partition("[")[0] for name in wanted} - {"rtlit"}
+    assert names <= pinned
