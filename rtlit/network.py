@@ -125,6 +125,8 @@ def load_network(path: Path) -> CurveNetwork:
     try:
         network = CurveNetwork(NetworkConfig(**json.loads(metadata["config"])))
         network.load_state_dict(state)
+        if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+            raise ValueError("some are not finite numbers")
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({' '.join(str(error).split())[:200]})") from None
     return network.eval().requires_grad_(False)
