@@ -105,7 +105,7 @@ def _enhance(job: Job, enhance: EnhanceSettings, settings: VideoSettings, talk: 
         report = transcode(
             open_stream(job.source, "stdin"),
             open_stream(job.target, "stdout"),
-            **vars(enhance),
+            settings=enhance,
             video=settings,
             on_progress=on_progress,
             on_warning=lambda text: talk.warn(job.name, text),
