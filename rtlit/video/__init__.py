@@ -1,0 +1,1 @@
+"""Videos: decode → enhance → encode with PyAV, everything else in the file kept."""

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from rtlit.settings import Device, EnhanceSettings
+from rtlit.video.belt import Belt, Stopped
 from rtlit.video.settings import Progress, VideoReport, VideoSettings
 
+if TYPE_CHECKING:
+    from rtlit.enhancer import Enhancer
+    from rtlit.video.reader import Item, Reader
+    from rtlit.video.stage import Stage
+    from rtlit.video.writer import Writer
+
 __all__ = ["Progress", "VideoReport", "VideoSettings", "enhance_video"]
+
+# Three frames between two threads smooth out their jitter; at 4K that is 37 MB.
+_FRAMES_WAITING = 3
+_LEAST_WAITING_BYTES = 8 << 20
+_PROGRESS_SECONDS = 0.1
+_JOIN_SECONDS = 5.0  # a reader may hang in a pipe that nobody feeds
 
 
 def enhance_video(
@@ -22,9 +39,164 @@ def enhance_video(
     estimate_every: int | None = None,
     weights: Path | str | None = None,
     threads: int | None = None,
+    settings: EnhanceSettings | None = None,
     video: VideoSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> VideoReport:
-    """Being written."""
-    raise NotImplementedError
+    """Enhance a video; timestamps, sound, subtitles, chapters, tags, rotation and pixel format stay as they were.
+
+    >>> enhance_video("in.mp4", "out.mp4", strength=0.8)
+
+    Args:
+        source: a file, or a readable binary stream (Matroska and y4m need no seeking).
+        target: a file, or a writable binary stream, which gets Matroska unless `video.output_format` says otherwise.
+        device, strength, smoothing, estimate_every, weights, threads: as for `rtlit.Enhancer`.
+        settings: the same as one object, in place of the six arguments.
+        video: codec, part, container and the like.
+        on_progress: called up to ten times a second, and at the end.
+        on_warning: called with a line for each thing that could not be kept.
+
+    Returns:
+        What was done, with timings and the warnings.
+
+    Raises:
+        InputError, OutputError, UsageError, WeightsError, DeviceError: one line each; nothing is left behind.
+    """
+    from rtlit.enhancer import Enhancer
+    from rtlit.video.formats import muxer_for, plan_encoder
+    from rtlit.video.reader import Reader
+    from rtlit.video.stage import Layout, Stage
+    from rtlit.video.writer import Writer, check_target
+
+    begin = time.perf_counter()
+    video = video or VideoSettings()
+    chosen = settings or EnhanceSettings(
+        device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads
+    )
+    warnings: list[str] = []
+
+    def warn(line: str) -> None:
+        if line not in warnings:
+            warnings.append(line)
+            if on_warning is not None:
+                on_warning(line)
+
+    os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
+    check_target(source, target, video.overwrite)
+    reader = Reader(source, video, warn)
+    try:
+        first = reader.prime()
+        path = Path(target) if isinstance(target, (str, Path)) else None
+        muxer = muxer_for(path, video, reader.container.format.name)
+        context = reader.stream.codec_context
+        layout = Layout(first, video.compare)
+        plan = plan_encoder(context.name, first.format, layout.coded_size, muxer, video, context.profile)
+        for line in plan.warnings:
+            warn(line)
+        enhancer = Enhancer(
+            chosen.device,
+            chosen.strength,
+            smoothing=chosen.smoothing,
+            estimate_every=chosen.estimate_every,
+            weights=chosen.weights,
+            threads=chosen.threads,
+        )
+        with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
+            stage = Stage(enhancer, plan.work_format, layout, warn)
+            _run(reader, stage, writer, on_progress)
+            writer.finish()
+    finally:
+        reader.close()
+    wall = time.perf_counter() - begin
+    frames, stages = writer.frames, _stage_seconds(reader, enhancer, writer)
+    return VideoReport(
+        input=reader.name,
+        output=writer.name,
+        frames=frames,
+        video_seconds=round(writer.position, 6),
+        wall_seconds=round(wall, 3),
+        fps=round(frames / wall, 2),
+        width=layout.coded_size[0],
+        height=layout.coded_size[1],
+        pixel_format=plan.pixel_format,
+        input_codec=context.codec.canonical_name,
+        encoder=plan.name,
+        backend=enhancer.choice.backend.name,
+        backend_reason=enhancer.choice.reason,
+        stage_ms={name: round(1000 * seconds / frames, 3) for name, seconds in stages.items()},
+        peak_rss_mb=_peak_rss_mb(),
+        skipped_packets=reader.skipped,
+        warnings=warnings,
+    )
+
+
+def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Progress], None] | None) -> None:
+    """Reader and stage in threads of their own, the writer in this one; the first error stops all three."""
+    capacity = max(_LEAST_WAITING_BYTES, _FRAMES_WAITING * reader.frame_bytes)
+    decoded: Belt[Item] = Belt(capacity)
+    enhanced: Belt[Item] = Belt(capacity)
+    workers = [
+        threading.Thread(target=_feed, args=(reader.items(), decoded), name="rtlit-read", daemon=True),
+        threading.Thread(target=_feed, args=(stage.items(decoded), enhanced), name="rtlit-enhance", daemon=True),
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        progress = _Ticker(reader, writer, on_progress)
+        for item in enhanced:
+            writer.write(item)
+            progress.tick()
+    finally:
+        enhanced.stop()
+        decoded.stop()
+        for worker in workers:
+            worker.join(_JOIN_SECONDS)
+    progress.tick(last=True)
+
+
+def _feed(items: Iterable[Item], belt: Belt[Item]) -> None:
+    """Put items on a belt until they end, fail or are no longer wanted."""
+    try:
+        for item in items:
+            belt.put(item, sum(plane.buffer_size for plane in item.planes) if hasattr(item, "planes") else item.size)
+    except Stopped:
+        pass
+    except BaseException as error:
+        belt.close(error)
+    else:
+        belt.close()
+
+
+class _Ticker:
+    """Tells the caller how far the video is, not too often."""
+
+    def __init__(self, reader: Reader, writer: Writer, on_progress: Callable[[Progress], None] | None) -> None:
+        self._writer, self._on_progress = writer, on_progress
+        self._total, self._frames = reader.seconds_total(), reader.frames_total()
+        self._origin = 0.0 if reader.shift else float(reader.origin)
+        self._begin = time.perf_counter()
+        self._next = self._begin
+
+    def tick(self, last: bool = False) -> None:
+        now = time.perf_counter()
+        if self._on_progress is None or (now < self._next and not last):
+            return
+        self._next = now + _PROGRESS_SECONDS
+        frames = self._writer.frames
+        done = max(0.0, self._writer.position - self._origin)
+        self._on_progress(Progress(frames, done, self._total, self._frames, frames / max(now - self._begin, 1e-9)))
+
+
+def _stage_seconds(reader: Reader, enhancer: Enhancer, writer: Writer) -> dict[str, float]:
+    return {"decode": reader.seconds, **enhancer.stage_seconds, "encode": writer.seconds}
+
+
+def _peak_rss_mb() -> float:
+    """Most memory this process ever held, in MB; 0 where the system doesn't tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # bytes on macOS, KiB on Linux

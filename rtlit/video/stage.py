@@ -1,0 +1,119 @@
+"""The enhancing stage of the pipeline: a decoded frame in, the frame to encode out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import av
+
+from rtlit.avframe import color_of, planes_of
+from rtlit.frame import PixelFormat
+from rtlit.video import probe
+from rtlit.video.convert import convert
+from rtlit.video.formats import opaque_format, planar_name
+
+if TYPE_CHECKING:
+    from rtlit.backends.choose import Plane
+    from rtlit.enhancer import Enhancer
+    from rtlit.video.reader import Item
+
+
+class Layout:
+    """Where the picture stands in the encoded frame: all of it, or half of a comparison.
+
+    Attributes:
+        size: (width, height) of the picture.
+        coded_size: (width, height) to encode.
+        compare: the frame is before | after, as it is shown.
+    """
+
+    def __init__(self, first: av.VideoFrame, compare: bool) -> None:
+        """Lay out for frames like `first`."""
+        self.size = self.coded_size = (first.width, first.height)
+        self.compare = compare
+        matrix = probe.display_matrix(first)
+        # Shown x = matrix[0]·x + matrix[3]·y: a turned video is stacked along y, a mirrored one the other way round.
+        self.axis = 1 if probe.is_transposed(matrix) else 0
+        self._mirrored = matrix is not None and matrix[3 * self.axis] < 0
+        if compare:
+            pixels = opaque_format(planar_name(first.format))
+            unit = 1 << (pixels.shift_y if self.axis else pixels.shift_x)
+            self._half = -(-self.size[self.axis] // unit) * unit
+            self.coded_size = (first.width, 2 * self._half) if self.axis else (2 * self._half, first.height)
+
+    def halves(self, planes: tuple[Plane, ...], pixels: PixelFormat) -> tuple[tuple[Plane, ...], tuple[Plane, ...]]:
+        """(before, after): views of a coded frame's planes, each with the picture's size."""
+        sides: list[tuple[Plane, ...]] = []
+        for begin in (self._half, 0) if self._mirrored else (0, self._half):
+            views = []
+            for index, plane in enumerate(planes):
+                shift = (pixels.shift_y if self.axis else pixels.shift_x) if index else 0
+                rows, columns = pixels.plane_size(index, self.size[1], self.size[0])
+                at = begin >> shift
+                views.append(plane[at : at + rows] if self.axis else plane[:, at : at + columns])
+            sides.append(tuple(views))
+        return sides[0], sides[1]
+
+    def pad(self, planes: tuple[Plane, ...], pixels: PixelFormat) -> None:
+        """Repeat the last row or column where the halves are rounded up to whole chroma samples."""
+        if self._half == self.size[self.axis]:
+            return
+        for plane, views in zip(planes, zip(*self.halves(planes, pixels), strict=True), strict=True):
+            length = views[0].shape[1 - self.axis]
+            lines = plane if self.axis else plane.T
+            half = lines.shape[0] // 2
+            for begin in (0, half):
+                lines[begin + length : begin + half] = lines[begin + length - 1]
+
+
+class Stage:
+    """Enhances frames and lets packets pass.
+
+    Attributes:
+        seconds: time spent on frames, conversions included.
+    """
+
+    def __init__(self, enhancer: Enhancer, work_format: str, layout: Layout, warn: Callable[[str], None]) -> None:
+        """Frames are brought to `work_format`, a planar one, and the layout's size."""
+        self._enhancer, self._layout, self._warn = enhancer, layout, warn
+        self._format = work_format
+        self._pixels = opaque_format(work_format)
+        self.seconds = 0.0
+
+    def items(self, source: Iterable[Item]) -> Iterator[Item]:
+        """The source's items, frames enhanced."""
+        for item in source:
+            yield self._enhance(item) if isinstance(item, av.VideoFrame) else item
+
+    def _enhance(self, frame: av.VideoFrame) -> av.VideoFrame:
+        begin = time.perf_counter()
+        if (frame.width, frame.height) != self._layout.size:
+            old = "×".join(map(str, self._layout.size))
+            self._warn(f"the frame size changes at {frame.time:.3f} s; later frames are scaled to {old}")
+        if (frame.format.name, frame.width, frame.height) != (self._format, *self._layout.size):
+            frame = convert(frame, self._format, self._layout.size)
+        result = self._compared(frame) if self._layout.compare else self._in_place(frame)
+        self.seconds += time.perf_counter() - begin
+        return result
+
+    def _in_place(self, frame: av.VideoFrame) -> av.VideoFrame:
+        # In place, so that captions and field flags, which PyAV can't set on a new frame, stay with it.
+        frame.make_writable()
+        planes = planes_of(frame)
+        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, planes)
+        return frame
+
+    def _compared(self, frame: av.VideoFrame) -> av.VideoFrame:
+        both = av.VideoFrame(*self._layout.coded_size, self._format)
+        both.pts, both.time_base, both.duration = frame.pts, frame.time_base, frame.duration
+        both.color_range, both.colorspace = frame.color_range, frame.colorspace
+        both.color_primaries, both.color_trc = frame.color_primaries, frame.color_trc
+        planes, canvas = planes_of(frame), planes_of(both)
+        before, after = self._layout.halves(canvas, self._pixels)
+        for view, plane in zip(before, planes, strict=True):
+            view[:] = plane
+        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, after)
+        self._layout.pad(canvas, self._pixels)
+        return both

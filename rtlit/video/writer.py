@@ -1,0 +1,330 @@
+"""Encode and multiplex; the output appears at its name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import av
+from av.codec.context import Flags
+
+from rtlit.errors import OutputError
+from rtlit.video import probe, streams
+from rtlit.video.convert import convert
+from rtlit.video.formats import EncoderPlan
+from rtlit.video.reader import Reader
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.stream import Stream
+
+_UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_DYNAMIC_METADATA = {
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+}
+_MPEG4_LARGEST_TIME_BASE = 65535
+_CFR_ONLY = ("mpeg2video", "mpeg1video")
+_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
+# Tags that MP4's own atoms hold; any other needs the QuickTime metadata atom, which replaces them.
+_MP4_TAGS = {
+    "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
+    "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "encoder",
+    "major_brand", "minor_version", "compatible_brands", "creation_time", "media_type", "hd_video", "timecode",
+}  # fmt: skip
+
+
+def check_target(source: str | Path | BinaryIO, target: str | Path | BinaryIO, overwrite: bool) -> None:
+    """Refuse a target that can't or mustn't be written, before any work is done.
+
+    Raises:
+        OutputError: it exists, is the input, or its directory is missing or not writable.
+    """
+    if not isinstance(target, (str, Path)):
+        return
+    path = Path(target)
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory; name a file in it")
+    if isinstance(source, (str, Path)) and path.exists() and os.path.samefile(source, path):
+        raise OutputError(f"{path}: is the input itself; choose another name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists already; choose another name or allow overwriting")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: there is no directory {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: can't be written: permission denied in {path.parent}")
+
+
+class Writer:
+    """One output file or stream. Use it as a context: leaving it with an error removes what was written.
+
+    Attributes:
+        frames: frames encoded so far.
+        seconds: time spent encoding and writing.
+        position: seconds of video so far.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        muxer: str,
+        reader: Reader,
+        first: av.VideoFrame,
+        plan: EncoderPlan,
+        size: tuple[int, int],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Lay out the streams; the file itself is made with the first packet.
+
+        Args:
+            first: the first decoded frame, for colour tags, rotation and HDR metadata.
+            size: (width, height) of the frames to come.
+        """
+        self.name = probe.name_of(target)
+        self._reader, self._plan, self._warn, self._muxer = reader, plan, warn, muxer
+        self._target = Path(target) if isinstance(target, (str, Path)) else None
+        self._part = self._part_name()
+        self.frames, self.seconds, self.position = 0, 0.0, 0.0
+        self._routes: dict[int, streams.Route | None] = {}
+        try:
+            self._container = av.open(
+                target if self._part is None else str(self._part), "w", format=muxer, container_options=self._options()
+            )
+            self._lay_out(first, size)
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error(error) from None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        with suppress(av.error.FFmpegError, OSError, ValueError):  # what matters is the error under way
+            self._container.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+    def write(self, item: av.VideoFrame | Packet[Stream]) -> None:
+        """Encode a frame, or pass a packet on.
+
+        Raises:
+            OutputError: encoding or writing fails.
+        """
+        begin = time.perf_counter()
+        try:
+            if isinstance(item, av.VideoFrame):
+                self._encode(item)
+            else:
+                route = self._routes.get(item.stream_index)
+                self._container.mux(route(item) if route else [])
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._error(error) from None
+        self.seconds += time.perf_counter() - begin
+
+    def finish(self) -> None:
+        """Flush, close, and give the file its name.
+
+        Raises:
+            OutputError: the rest can't be written.
+        """
+        begin = time.perf_counter()
+        try:
+            self._container.mux(self._video.encode(None))
+            for route in self._routes.values():
+                self._container.mux(route(None) if route else [])
+            self._container.close()
+            if self._part is not None and self._target is not None:
+                os.replace(self._part, self._target)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._error(error) from None
+        self.seconds += time.perf_counter() - begin
+
+    def _part_name(self) -> Path | None:
+        if self._target is None:
+            return None
+        return self._target.with_name(f".{self._target.stem}.{secrets.token_hex(4)}.part{self._target.suffix}")
+
+    def _error(self, error: BaseException) -> OutputError:
+        if isinstance(error, BrokenPipeError):
+            return OutputError(f"{self.name}: the reading end was closed")
+        return OutputError(f"{self.name}: can't be written: {probe.reason(error)}")
+
+    def _options(self) -> dict[str, str]:
+        tags = {key for key in self._reader.container.metadata if not key.startswith("language")}
+        if self._muxer in ("mp4", "mov", "3gp"):
+            flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
+            flags += "+use_metadata_tags" if tags - _MP4_TAGS else ""
+            # Start offsets are stored in the movie's time scale, 1/1000 s unless told.
+            scale = self._reader.time_base.denominator
+            return {"movflags": flags, "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 1000)}
+        if self._muxer in ("matroska", "webm"):
+            return {"default_mode": "passthrough"}
+        if self._muxer == "mpegts":
+            return {"mpegts_copyts": "1"}
+        return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
+
+    def _lay_out(self, first: av.VideoFrame, size: tuple[int, int]) -> None:
+        source = self._reader.container
+        covers = self._reader.pictures()
+        late = [s for s in source.streams if s.type == "attachment" or s.index in covers]
+        for stream in [s for s in source.streams if s not in late] + late:
+            if stream is self._reader.stream:
+                self._add_video(first, size)
+            elif self._muxer == "yuv4mpegpipe":
+                self._warn(f"{stream.type} stream {stream.index} is dropped: y4m holds one video alone")
+            elif isinstance(stream, av.VideoStream) and stream.index not in covers:
+                self._routes[stream.index] = streams.route_extra_video(stream, self._container, self._warn)
+            else:
+                cover = covers.get(stream.index)
+                self._routes[stream.index] = streams.route(stream, self._container, cover, self._warn)
+        self._container.metadata.update(streams.kept_tags(source.metadata))
+        self._container.set_chapters(self._chapters())
+
+    def _chapters(self) -> list[Any]:
+        """The input's chapters, moved and cut with the video."""
+        reader, kept = self._reader, []
+        for chapter in reader.container.chapters():
+            base = chapter["time_base"] or Fraction(1, 1000)
+            begin, end = chapter["start"] * base, chapter["end"] * base
+            begin = max(begin, reader.start) if reader.shift else begin
+            end = min(end, reader.end) if reader.end is not None else end
+            if end > begin:
+                ticks = [round((seconds - reader.shift) / base) for seconds in (begin, end)]
+                kept.append({**chapter, "time_base": base, "start": ticks[0], "end": ticks[1]})
+        return kept
+
+    def _add_video(self, first: av.VideoFrame, size: tuple[int, int]) -> None:
+        source = self._reader.stream
+        rate = source.average_rate or source.guessed_rate or Fraction(25)
+        video = self._container.add_stream(self._plan.name, rate=rate, options=dict(self._plan.options))
+        assert isinstance(video, av.VideoStream)
+        self._video = video
+        context = video.codec_context
+        context.width, context.height, context.pix_fmt = *size, self._plan.pixel_format
+        context.time_base = video.time_base = self._time_base(rate)
+        context.sample_aspect_ratio = source.sample_aspect_ratio
+        context.flags |= Flags.frame_duration
+        self._tag_color(first)
+        self._tag_fields(first)
+        self._carry_hdr(first)
+        matrix = probe.display_matrix(first)
+        if matrix is not None:
+            video.set_display_matrix(matrix)
+        if self._plan.name in ("libx265", "hevc_nvenc") and self._muxer in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
+        video.metadata.update(streams.kept_tags(source.metadata))
+        video.disposition = source.disposition
+        self._warn_of_limits(matrix)
+
+    def _time_base(self, rate: Fraction) -> Fraction:
+        base, name = self._reader.time_base, self._plan.name
+        coarse = name in _CFR_ONLY or (name == "mpeg4" and base.denominator > _DYNAMIC_METADATA = {
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+}
+_MPEG4_LARGEST_TIME_BASE)
+        if coarse or self._muxer in ("avi", "yuv4mpegpipe"):
+            return 1 / rate
+        return base
+
+    def _tag_color(self, first: av.VideoFrame) -> None:
+        source, context = self._reader.stream.codec_context, self._video.codec_context
+        context.color_range = first.color_range or source.color_range
+        if self._plan.work_format.startswith("yuvj"):
+            context.color_range = 2
+        context.color_primaries = _told(int(first.color_primaries), source.color_primaries)
+        context.color_trc = _told(int(first.color_trc), source.color_trc)
+        context.colorspace = _told(int(first.colorspace), source.colorspace)
+
+    def _tag_fields(self, first: av.VideoFrame) -> None:
+        if not first.interlaced_frame:
+            return
+        context = self._video.codec_context
+        context.field_order = self._reader.stream.codec_context.field_order
+        if self._plan.name in _INTERLACED_ENCODERS:
+            context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+        else:
+            self._warn(f"the video is interlaced, which {self._plan.name} can't mark; its fields are stored as frames")
+
+    def _carry_hdr(self, first: av.VideoFrame) -> None:
+        """Hand HDR10's mastering metadata to the encoder as text, and say what stays behind."""
+        kinds = {data.type.name: bytes(data) for data in first.side_data}
+        lost = list(dict.fromkeys(name for key, name in _DYNAMIC_METADATA.items() if key in kinds))
+        mastering, light = kinds.get("MASTERING_DISPLAY_METADATA"), kinds.get("CONTENT_LIGHT_LEVEL")
+        if mastering or light:
+            options = _hdr10_options(self._plan.name, mastering, light)
+            if options is None:
+                lost.append("HDR10 mastering")
+            for key, value in (options or {}).items():
+                current = self._video.codec_context.options.get(key)
+                self._video.codec_context.options[key] = f"{current}:{value}" if current else value
+        if lost:
+            hdr = _HDR_TRANSFERS.get(int(first.color_trc), "SDR")
+            self._warn(f"{' and '.join(lost)} metadata is not carried over; the video stays {hdr}")
+
+    def _warn_of_limits(self, matrix: list[int] | None) -> None:
+        aspect = self._reader.stream.sample_aspect_ratio
+        in_stream = self._plan.name not in ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "rawvideo")
+        if self._muxer in ("matroska", "webm") and aspect not in (None, 0, 1) and not in_stream:
+            self._warn(f"the pixel aspect ratio {aspect} is lost: {self._plan.name} in {self._muxer} can't carry it")
+        if matrix is not None and self._muxer not in ("mp4", "mov", "matroska", "webm", "3gp"):
+            self._warn(f"the rotation is lost: {self._muxer} can't carry it; players will show the video turned")
+        base = self._video.time_base or Fraction(1)
+        if self._muxer in ("matroska", "webm") and (base * 1000).denominator != 1:
+            self._warn(f"timestamps are rounded to milliseconds: {self._muxer} holds none finer")
+        if base != self._reader.time_base and (self._reader.time_base / base).denominator != 1:
+            where = f"{self._plan.name} in {self._muxer}"
+            self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
+
+    def _encode(self, frame: av.VideoFrame) -> None:
+        if frame.format.name != self._plan.pixel_format:
+            frame = convert(frame, self._plan.pixel_format)
+        frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
+        assert frame.pts is not None and frame.time_base is not None
+        self.position = float((frame.pts + (frame.duration or 0)) * frame.time_base)
+        self._container.mux(self._video.encode(frame))
+        self.frames += 1
+
+
+def _told(frame_tag: int, stream_tag: int) -> int:
+    return frame_tag if frame_tag != _UNSPECIFIED else stream_tag
+
+
+def _hdr10_options(encoder: str, mastering: bytes | None, light: bytes | None) -> dict[str, str] | None:
+    """AVMasteringDisplayMetadata and AVContentLightMetadata as encoder options; None where it takes none.
+
+    x265 counts chromaticity in 1/50000 and luminance in 1/10000 cd/m² (SMPTE ST 2086 in H.265 D.2.28),
+    SVT-AV1 takes plain decimals.
+    """
+    if encoder not in ("libx265", "libsvtav1"):
+        return None
+    parts: list[str] = []
+    if mastering is not None:
+        rationals = struct.unpack("=20i", mastering[:80])
+        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, dark, bright = (
+            rationals[i] / (rationals[i + 1] or 1) for i in range(0, 20, 2)
+        )
+        order = (("G", green_x, green_y), ("B", blue_x, blue_y), ("R", red_x, red_y), ("WP", white_x, white_y))
+        if encoder == "libx265":
+            points = "".join(f"{name}({round(x * 50000)},{round(y * 50000)})" for name, x, y in order)
+            parts.append(f"master-display={points}L({round(bright * 10000)},{round(dark * 10000)})")
+        else:
+            points = "".join(f"{name}({x:.5f},{y:.5f})" for name, x, y in order)
+            parts.append(f"mastering-display={points}L({bright:.4f},{dark:.4f})")
+    if light is not None:
+        most, mean = struct.unpack("=2I", light[:8])
+        parts.append(f"max-cll={most},{mean}" if encoder == "libx265" else f"content-light={most},{mean}")
+    return {"x265-params" if encoder == "libx265" else "svtav1-params": ":".join(parts)}
