@@ -21,6 +21,7 @@ class Backend(Protocol):
     """The two full-resolution stages; `rtlit.reference` says what they compute."""
 
     name: str
+    estimates_per_second: float  # how often the network runs where nothing else is asked for
 
     def analyze(
         self, planes: tuple[Plane, ...], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
@@ -74,7 +75,7 @@ def choose_backend(device: Device = "auto", threads: int | None = None) -> Backe
         return BackendChoice(TorchBackend("cuda"), f"{found}; the stages run as plain torch, without fused kernels")
     why = (
         f"torch {torch.__version__} finds no CUDA device"
-        if torch.backends.cuda.is_built()
+        if torch.version.cuda is not None
         else f"torch {torch.__version__} is a CPU build"
     )
     if device == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,8 @@ from rtlit.frame import Color, PixelFormat
 
 class TorchBackend:
     """`rtlit.backends.choose.Backend` as `rtlit.reference` computes it on a torch device."""
+
+    estimates_per_second = math.inf
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = torch.device(device)

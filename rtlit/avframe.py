@@ -1,0 +1,130 @@
+"""Between `av.VideoFrame` and planes: views without copies, what colour tags mean, and formats that aren't planar."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rtlit.errors import UsageError
+from rtlit.frame import Color, Matrix, PixelFormat, Transfer
+
+if TYPE_CHECKING:
+    import av
+    from av.video.format import VideoFormat
+
+    from rtlit.backends.choose import Plane
+
+# AVColorSpace and AVColorTransferCharacteristic (ITU-T H.273 tables 4 and 3).
+_MATRICES: dict[int, Matrix] = {0: "rgb", 1: "bt709", 4: "bt601", 5: "bt601", 6: "bt601", 9: "bt2020", 10: "bt2020"}
+_TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}
+_UNTAGGED, _FULL = 0, 2  # AVColorRange
+_DEPTHS = (8, 9, 10, 12, 14, 16)
+_SAMPLINGS = {(16, 16): "444", (8, 16): "422", (8, 8): "420", (16, 8): "440", (4, 16): "411", (4, 4): "410"}
+_ALPHA = re.compile(r"^(yuv|gbr)a")
+
+
+def pixel_format_of(frame: av.VideoFrame) -> PixelFormat:
+    """The frame's planar format; a plane of transparency after the others isn't part of it.
+
+    Raises:
+        UsageError: not planar; see `to_planar`.
+    """
+    return PixelFormat(_ALPHA.sub(r"\1", frame.format.name))
+
+
+def color_of(frame: av.VideoFrame) -> Color:
+    """Colour from the frame's tags; untagged frames are BT.709 from 720 lines on and BT.601 below,
+    limited range unless the format is `yuvj…` or grey (as FFmpeg's swscale takes them)."""
+    pixel_format = pixel_format_of(frame)
+    transfer = _TRANSFERS.get(int(frame.color_trc), "sdr")
+    if pixel_format.is_rgb:
+        return Color("rgb", True, transfer)
+    matrix = _MATRICES.get(int(frame.colorspace), "rgb")
+    if matrix == "rgb":  # untagged, or a tag that makes no sense for YUV
+        matrix = "bt709" if frame.height >= 720 else "bt601"
+    color_range = int(frame.color_range)
+    untagged_full = pixel_format.channels == 1 and color_range == _UNTAGGED
+    return Color(matrix, color_range == _FULL or untagged_full or frame.format.name.startswith("yuvj"), transfer)
+
+
+def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
+    """The frame's own planes as arrays [rows, columns], uint8 or uint16, sharing its memory; without transparency."""
+    pixel_format = pixel_format_of(frame)
+    return tuple(_plane(frame, index, pixel_format) for index in range(pixel_format.channels))
+
+
+def new_like(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame of the same size and planar format with the frame's time, colour tags and transparency.
+
+    PyAV offers no way to copy a frame's side data (closed captions, mastering metadata): those are lost.
+    """
+    import av
+
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    copy.pts, copy.dts, copy.duration = frame.pts, frame.dts, frame.duration
+    if frame.time_base is not None:
+        copy.time_base = frame.time_base
+    _copy_tags(frame, copy)
+    pixel_format = pixel_format_of(frame)
+    if len(frame.planes) > pixel_format.channels:
+        _plane(copy, 3, pixel_format)[...] = _plane(frame, 3, pixel_format)
+    return copy
+
+
+def to_planar(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame itself, or a planar copy of it with no less depth, resolution or transparency.
+
+    Semi-planar (nv12, p010le), packed (yuyv422, rgb24, rgba), palette and big-endian formats are copied.
+
+    Raises:
+        UsageError: a format that can't be converted, such as a frame in a GPU's memory.
+    """
+    try:
+        pixel_format_of(frame)
+        return frame
+    except UsageError:
+        return reformat(frame, _planar_name(frame.format))
+
+
+def reformat(frame: av.VideoFrame, name: str) -> av.VideoFrame:
+    """The frame in another pixel format, with everything else as it was.
+
+    Raises:
+        UsageError: FFmpeg's swscale can't convert between the two.
+    """
+    try:
+        result = frame.reformat(format=name)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"a frame of pixel format {frame.format.name!r} can't become {name} ({error})") from None
+    _copy_tags(frame, result)  # PyAV takes the tag bt470bg for smpte170m
+    return result
+
+
+def _plane(frame: av.VideoFrame, index: int, pixel_format: PixelFormat) -> Plane:
+    plane = frame.planes[index]
+    rows, columns = pixel_format.plane_size(index % 3, frame.height, frame.width)  # transparency (3) is full size
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+    return lines[:rows, :columns] if pixel_format.depth == 8 else lines.view(np.uint16)[:rows, :columns]
+
+
+def _copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
+    target.color_range, target.colorspace = source.color_range, source.colorspace
+    target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
+
+
+def _planar_name(layout: VideoFormat) -> str:
+    parts = layout.components
+    if not parts:
+        raise UsageError(f"a frame in pixel format {layout.name!r} lies in a device's memory; download it first")
+    bits = 8 if layout.has_palette else max(part.bits for part in parts)
+    depth = next((depth for depth in _DEPTHS if depth >= bits), 16)
+    suffix = "" if depth == 8 else f"{depth}le"
+    alpha = "a" if any(part.is_alpha for part in parts) else ""
+    if layout.is_rgb or layout.has_palette:
+        return f"gbr{alpha}p{suffix}"
+    if not any(part.is_chroma for part in parts):
+        return f"yuva444p{suffix}" if alpha else f"gray{suffix}"
+    sampling = _SAMPLINGS.get((layout.chroma_width(16), layout.chroma_height(16)), "444")
+    return f"yuv{alpha}{sampling}p{suffix}"

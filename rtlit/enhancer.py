@@ -1,0 +1,219 @@
+"""Enhancer: settings, backend and the state that makes a video steady."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rtlit import hdr, reference, weights as shipped
+from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, reformat, to_planar
+from rtlit.backends.choose import Plane, choose_backend
+from rtlit.errors import UsageError
+from rtlit.frame import Color, PixelFormat
+from rtlit.network import load_network
+from rtlit.settings import Device, EnhanceSettings
+
+if TYPE_CHECKING:
+    import av
+
+Picture = TypeVar("Picture", "NDArray[np.uint8]", "NDArray[np.uint16]", "NDArray[np.float32]", "av.VideoFrame")
+Stream = tuple[tuple[int, ...], PixelFormat, Color]
+
+_GREY, _RGB = Color("bt709", full_range=True), Color("rgb", full_range=True)
+
+
+@dataclass
+class _State:
+    """What a frame leaves to the next of its video."""
+
+    stream: Stream
+    pts: float
+    histogram: Tensor
+    grid: Tensor  # smoothed, of the last frame
+    target: Tensor  # the last estimate
+    estimated_pts: float
+    frames_since: int = 0
+
+
+class Enhancer:
+    """Lifts what is backlit or under-exposed, in pictures and in the frames of a video.
+
+    >>> enhancer = Enhancer()
+    >>> brighter = enhancer(picture)                         # a still: numpy RGB [H, W, 3]
+    >>> steady = [enhancer(frame) for frame in container.decode(video=0)]  # av.VideoFrame
+
+    One Enhancer follows one video, in order, from one thread at a time. `strength` may change between frames.
+
+    Attributes:
+        settings: what it was made with.
+        choice: the backend and why it was chosen.
+        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth" and "apply".
+    """
+
+    def __init__(
+        self,
+        device: Device = "auto",
+        strength: float = 1.0,
+        *,
+        smoothing: float = 0.5,
+        estimate_every: int | None = None,
+        weights: Path | str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """See `rtlit.settings.EnhanceSettings` for the arguments.
+
+        Raises:
+            UsageError: a value out of range. WeightsError: unusable weights. DeviceError: no such device.
+        """
+        self.settings = EnhanceSettings(
+            device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads
+        )
+        self.network = load_network(self.settings.weights or shipped.DEFAULT)
+        self.choice = choose_backend(device, threads)
+        self.stage_seconds = dict.fromkeys(("analyze", "estimate", "smooth", "apply"), 0.0)
+        self.reset()
+
+    @property
+    def strength(self) -> float:
+        """Factor on the curves, 0 (unchanged) to 2."""
+        return self.settings.strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.settings = replace(self.settings, strength=value)
+
+    def reset(self) -> None:
+        """Forget the video so far; the next frame starts afresh."""
+        self._state: _State | None = None
+
+    def __call__(self, picture: Picture, pts_seconds: float | None = None) -> Picture:
+        """Enhance a picture or the next frame of a video.
+
+        Args:
+            picture: numpy R'G'B' [H, W, 3] or grey [H, W], uint8, uint16 (full scale) or float32 (0 … 1), or an
+                `av.VideoFrame`. Frames in other than planar formats are converted and back, without loss of depth.
+            pts_seconds: when the frame is shown. Frames of a video are smoothed over time by it; a picture
+                without it is a still. An `av.VideoFrame` brings its own.
+
+        Returns:
+            A new picture of the same kind, size and format (planar RGB for a palette).
+
+        Raises:
+            UsageError: another kind of array, or a frame smaller than 16×16 or in a GPU's memory.
+        """
+        if isinstance(picture, np.ndarray):
+            return cast(Picture, self._array(picture, pts_seconds))
+        return self._frame(picture, pts_seconds)
+
+    def enhance_planes(
+        self,
+        planes: tuple[Plane, ...],
+        pixel_format: PixelFormat,
+        color: Color,
+        pts_seconds: float | None,
+        out: tuple[Plane, ...],
+    ) -> None:
+        """Enhance one frame's planes into `out` (arrays of the same shapes, which may be `planes`).
+
+        Args:
+            planes: [rows, columns] each, uint8 at 8 bits and uint16 above.
+            pts_seconds: as for `__call__`.
+        """
+        backend = self.choice.backend
+        size = self.network.config.thumbnail_size(*planes[0].shape)
+        with _one_torch_thread(), torch.inference_mode():
+            with self._timed("analyze"):
+                codes, histogram = backend.analyze(planes, pixel_format, color, size)
+                thumbnail = hdr.to_sdr(torch.from_numpy(codes), color.transfer)
+            stream = (planes[0].shape, pixel_format, color)
+            grid = self._follow(thumbnail, torch.from_numpy(histogram), stream, pts_seconds)
+            with self._timed("apply"):
+                # Strength first: the grid of an HDR frame isn't quite proportional to it.
+                gain = reference.exponentiate(hdr.convert_grid(self.strength * grid, color.transfer), 1)
+                backend.apply(planes, gain.numpy(), pixel_format, color, out)
+
+    def _follow(self, thumbnail: Tensor, histogram: Tensor, stream: Stream, pts: float | None) -> Tensor:
+        """The grid for this frame: its own for a still, the smoothed one for a frame of a video."""
+        last = self._state
+        if pts is None:
+            return self._estimate(thumbnail)
+        if last is None or last.stream != stream or pts < last.pts:
+            grid = self._estimate(thumbnail)
+            self._state = _State(stream, pts, histogram, grid, grid, pts)
+            return grid
+        last.frames_since += 1
+        if self._due(last, pts) or bool(reference.is_cut(histogram, last.histogram)):
+            last.target, last.estimated_pts, last.frames_since = self._estimate(thumbnail), pts, 0
+        with self._timed("smooth"):
+            elapsed, tau = pts - last.pts, self.settings.smoothing
+            last.grid = reference.smooth(last.target, histogram, last.grid, last.histogram, elapsed, tau)
+        last.histogram, last.pts = histogram, pts
+        return last.grid
+
+    def _due(self, last: _State, pts: float) -> bool:
+        if self.settings.estimate_every is not None:
+            return last.frames_since >= self.settings.estimate_every
+        # A millisecond of slack: 15 Hz of a 30 fps video must not slip to every third frame.
+        return pts - last.estimated_pts >= 1 / self.choice.backend.estimates_per_second - 1e-3
+
+    def _estimate(self, thumbnail: Tensor) -> Tensor:
+        with self._timed("estimate"):
+            return cast(Tensor, self.network(thumbnail[None])[0])
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.stage_seconds[stage] += time.perf_counter() - began
+
+    def _frame(self, frame: av.VideoFrame, pts: float | None) -> av.VideoFrame:
+        if pts is None and frame.pts is not None and frame.time_base:
+            pts = float(frame.pts * frame.time_base)
+        source = to_planar(frame)
+        result = new_like(frame) if source is frame else source
+        self.enhance_planes(planes_of(source), pixel_format_of(source), color_of(source), pts, planes_of(result))
+        # A palette's colours were never those of the result: swscale writes no palettes.
+        return result if source is frame or frame.format.has_palette else reformat(result, frame.format.name)
+
+    def _array(self, picture: NDArray[np.generic], pts: float | None) -> NDArray[np.generic]:
+        if picture.ndim != 2 and picture.shape[2:] != (3,):
+            raise UsageError(f"a picture must be RGB [H, W, 3] or grey [H, W], not {list(picture.shape)}")
+        if picture.dtype == np.float32:
+            return self._float_array(cast("NDArray[np.float32]", picture), pts)
+        depth = {"uint8": "", "uint16": "16le"}.get(picture.dtype.name)
+        if depth is None:
+            raise UsageError(f"a picture must be of uint8, uint16 or float32 (0 … 1), not {picture.dtype}")
+        if picture.ndim == 2:
+            planes: tuple[Plane, ...] = (cast(Plane, picture.copy()),)
+            self.enhance_planes(planes, PixelFormat(f"gray{depth}"), _GREY, pts, planes)
+            return planes[0]
+        planes = tuple(cast(Plane, picture[..., i].copy()) for i in (1, 2, 0))
+        self.enhance_planes(planes, PixelFormat(f"gbrp{depth}"), _RGB, pts, planes)
+        return np.stack([planes[2], planes[0], planes[1]], -1)
+
+    def _float_array(self, picture: NDArray[np.float32], pts: float | None) -> NDArray[np.float32]:
+        """Adds the difference of 16-bit codes, so that strength 0 is exact and tones beyond 0 … 1 stay."""
+        codes = np.rint(np.nan_to_num(picture).clip(0, 1) * 65535).astype(np.uint16)
+        lifted = cast("NDArray[np.uint16]", self._array(codes, pts))
+        result: NDArray[np.float32] = picture + (lifted.astype(np.float32) - codes) / np.float32(65535)
+        return result.clip(np.minimum(picture, 0), np.maximum(picture, 1))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """The network is too small to share out: two threads gain nothing, and stall where a core is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,47 @@
+"""Settings of the enhancement, checked when made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from rtlit.errors import UsageError
+
+Device = Literal["auto", "cpu", "cuda"]
+MAX_STRENGTH = 2.0
+
+
+@dataclass(frozen=True)
+class EnhanceSettings:
+    """How to enhance.
+
+    Attributes:
+        device: "auto" takes CUDA where torch finds it and the CPU otherwise.
+        strength: factor on the curves, 0 (unchanged) to 2; 1 is what the network was trained for.
+        smoothing: time constant τ of the temporal smoothing in seconds; 0 follows every estimate at once.
+        estimate_every: run the network on every N-th frame; None is automatic: every frame on CUDA, at most
+            15 times a second of video on the CPU. A scene cut is estimated at once.
+        weights: a safetensors file; None takes the shipped weights.
+        threads: CPU threads; None takes all cores that the process may use.
+    """
+
+    device: Device = "auto"
+    strength: float = 1.0
+    smoothing: float = 0.5
+    estimate_every: int | None = None
+    weights: Path | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.device not in get_args(Device):
+            raise UsageError(f"{self.device = } must be one of {', '.join(get_args(Device))}")
+        if not 0 <= self.strength <= MAX_STRENGTH:
+            raise UsageError(f"{self.strength = } must be between 0 and {MAX_STRENGTH:g}")
+        if not 0 <= self.smoothing < math.inf:
+            raise UsageError(f"{self.smoothing = } must be a number of seconds, 0 or more")
+        if self.estimate_every is not None and self.estimate_every < 1:
+            raise UsageError(f"{self.estimate_every = } must be 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"{self.threads = } must be 1 or more")
