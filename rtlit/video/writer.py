@@ -229,13 +229,7 @@ class Writer:
 
     def _time_base(self, rate: Fraction) -> Fraction:
         base, name = self._reader.time_base, self._plan.name
-        coarse = name in _CFR_ONLY or (name == "mpeg4" and base.denominator > _DYNAMIC_METADATA = {
-    "DOVI_RPU_BUFFER": "Dolby Vision",
-    "DOVI_METADATA": "Dolby Vision",
-    "DYNAMIC_HDR_PLUS": "HDR10+",
-    "DYNAMIC_HDR_VIVID": "HDR Vivid",
-}
-_MPEG4_LARGEST_TIME_BASE)
+        coarse = name in _CFR_ONLY or (name == "mpeg4" and base.denominator > _MPEG4_LARGEST_TIME_BASE)
         if coarse or self._muxer in ("avi", "yuv4mpegpipe"):
             return 1 / rate
         return base
