@@ -73,8 +73,8 @@ class CurveNetwork(nn.Module):
         )
         self.context = nn.ModuleList([nn.Linear(2 * width, width), nn.Linear(width, width)])
         self.head = nn.Conv2d(width, config.channels * config.bins, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, thumbnail: Tensor) -> Tensor:
         """Estimate curve parameters.
@@ -88,15 +88,16 @@ class CurveNetwork(nn.Module):
         x = thumbnail * 2 - 1
         for conv in self.down:
             x = torch.relu(conv(x))
-        for first, second in self.blocks:
+        for block in self.blocks:
+            first, second = block.children()
             x = torch.relu(x + second(torch.relu(first(x))))
         mean = x.mean((-2, -1))
         spread = (x - mean[..., None, None]).square().mean((-2, -1)).add(1e-5).sqrt()
         first, second = self.context
         context = second(torch.relu(first(torch.cat([mean, spread], 1))))
-        t = self.head(torch.relu(x + context[..., None, None]))
+        t: Tensor = self.head(torch.relu(x + context[..., None, None]))
         t = MAX_T * torch.tanh(t / MAX_T)
-        return t.unflatten(1, (self.config.channels, self.config.bins))
+        return t.reshape(len(t), self.config.channels, self.config.bins, *t.shape[-2:])
 
 
 def save_network(network: CurveNetwork, path: Path, **about: str) -> None:
