@@ -9,6 +9,7 @@ BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 CLIP := examples/juggler
 
+.DELETE_ON_ERROR:
 .PHONY: demo test check bench clean
 
 demo: .venv/installed

@@ -241,7 +241,7 @@ def _check_target(source: str | Path | BinaryIO, target: Path, overwrite: bool) 
     if target.is_dir():
         raise OutputError(f"{target}: is a folder; give a file name")
     if target.exists() and not overwrite:
-        raise OutputError(f"{target}: exists; use --overwrite (overwrite=True) to replace it")
+        raise OutputError(f"{target}: exists; choose another name or allow overwriting")
 
 
 def _write(target: str | Path | BinaryIO, data: bytes) -> None:

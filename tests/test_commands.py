@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import av
@@ -117,7 +119,7 @@ class TestBatches:
         assert result.stderr.startswith("a.jpg → a.enhanced.jpg: 640×360, 8 bit in ")
         assert self.tree() == ["a.enhanced.jpg", "a.jpg"]
         again = rtlit("enhance-image", "a.jpg", "--threads", 1)
-        message = "rtlit: a.enhanced.jpg: exists; use --overwrite (overwrite=True) to replace it\n"
+        message = "rtlit: a.enhanced.jpg: exists; use --overwrite to replace it\n"
         assert (again.exit_code, again.stderr) == (1, message)
         assert rtlit("enhance-image", "a.jpg", "--overwrite", "-q", "--threads", 1).output == ""
 
@@ -210,3 +212,209 @@ class TestDoctor:
         assert found["backend"]["because"] == "asked for"
         assert found["versions"]["rtlit"] == __version__
         assert "libx264" in found["encoders"]["software"]
+
+
+def _write_text(path: Path, clip: Path) -> None:
+    path.write_text("this is no video\n" * 100)
+
+
+def _write_empty(path: Path, clip: Path) -> None:
+    path.touch()
+
+
+def _write_truncated(path: Path, clip: Path) -> None:
+    path.write_bytes(clip.read_bytes()[:30_000])
+
+
+def _write_corrupt(path: Path, clip: Path) -> None:
+    data = bytearray(clip.read_bytes())
+    data[:2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(data)
+
+
+def _write_encrypted(path: Path, clip: Path) -> None:
+    keys = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "1" * 32, "encryption_kid": "2" * 32}
+    with av.open(str(clip)) as source, av.open(str(path), "w", format="mp4", container_options=keys) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None and packet.pts < 24 * packet.time_base.denominator:
+                packet.stream = stream
+                target.mux(packet)
+
+
+def _write_audio(path: Path, clip: Path) -> None:
+    with av.open(str(path), "w", format="mp4") as target:
+        stream = target.add_stream("aac", rate=48000, layout="mono")
+        for at in range(0, 48000, 1024):
+            tone = np.sin(np.arange(at, at + 1024, dtype=np.float32) * 0.05)[None]
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, at
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+
+
+def _write_no_frames(path: Path, clip: Path) -> None:
+    path.write_bytes(b"YUV4MPEG2 W640 H360 F24:1 Ip A1:1 C420jpeg\n")
+
+
+def _write_small(path: Path, clip: Path) -> None:
+    path.write_bytes(b"YUV4MPEG2 W14 H64 F24:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(14 * 64 * 3 // 2))
+
+
+BAD_VIDEOS = {
+    "text": (_write_text, "is not a video"),
+    "empty": (_write_empty, "is empty (0 bytes)"),
+    "truncated": (_write_truncated, "none of its 1 video packets can be decoded; it is damaged or encrypted"),
+    "corrupt": (_write_corrupt, "is not a video, or is truncated or damaged beyond reading"),
+    "encrypted": (_write_encrypted, "encrypted"),
+    "audio": (_write_audio, "has no video stream (it holds audio)"),
+    "no frames": (_write_no_frames, "frame"),
+    "small": (_write_small, "14×64 is too small; each side must be at least 16 pixels"),
+}
+
+
+class TestEnhanceVideo:
+    def test_default_name_report_and_summary(self, clip: Path) -> None:
+        Path("a.mp4").symlink_to(clip)
+        result = rtlit("enhance-video", "a.mp4", "--json", *QUICK)
+        assert result.exit_code == 0
+        report = json.loads(result.stdout)
+        assert (report["input"], report["output"], report["frames"]) == ("a.mp4", "a.enhanced.mp4", 6)
+        assert (report["width"], report["height"], report["warnings"]) == (1280, 720, [])
+        assert result.stderr.startswith("a.mp4 → a.enhanced.mp4: 6 frames in ") and result.stderr.count("\n") == 1
+        assert frames(Path("a.enhanced.mp4")) == 6
+        assert sorted(os.listdir()) == ["a.enhanced.mp4", "a.mp4"]
+        again = rtlit("enhance-video", "a.mp4", *QUICK)
+        message = "rtlit: a.enhanced.mp4: exists; use --overwrite to replace it\n"
+        assert (again.exit_code, again.stderr) == (1, message)
+
+    def test_folder_with_a_bad_file_goes_on_and_skips(self, clip: Path) -> None:
+        Path("in").mkdir()
+        Path("in/a.mp4").symlink_to(clip)
+        Path("in/b.mp4").write_text("no video")
+        Path("in/c.mp4").symlink_to(clip)
+        Path("out").mkdir()
+        Path("out/c.enhanced.mp4").touch()
+        result = rtlit("enhance-video", "in", "--output-dir", "out", *QUICK)
+        assert result.exit_code == 1
+        a, b, c = result.stderr.splitlines()
+        assert a.startswith("in/a.mp4 → out/a.enhanced.mp4: 6 frames in ")
+        assert b.startswith("rtlit: in/b.mp4: is not a video")
+        assert c == "in/c.mp4: out/c.enhanced.mp4 exists, skipped"
+        assert sorted(os.listdir("out")) == ["a.enhanced.mp4", "c.enhanced.mp4"]
+
+    def test_compare_is_twice_as_wide_and_details_are_told(self, clip: Path) -> None:
+        result = rtlit("enhance-video", clip, "-o", "b.mkv", "--compare", "-v", "--start", "0:00:09.5", *QUICK)
+        assert result.exit_code == 0
+        assert "  2560×720 yuv420p, h264 → libx264\n" in result.stderr and "  ms a frame: " in result.stderr
+        with av.open("b.mkv") as container:
+            assert container.streams.video[0].width == 2560
+
+    def test_encoder_options_reach_the_encoder(self, clip: Path) -> None:
+        sizes = []
+        for crf in (18, 40):
+            result = rtlit("enhance-video", clip, "-o", f"{crf}.mp4", "--crf", crf, "-e", "g=3", "-q", *QUICK)
+            assert (result.exit_code, result.output) == (0, "")
+            sizes.append(Path(f"{crf}.mp4").stat().st_size)
+            with av.open(f"{crf}.mp4") as container:
+                assert sum(packet.is_keyframe for packet in container.demux(video=0)) == 2
+        assert sizes[1] < sizes[0] / 3
+
+    def test_format_names_the_suffix(self, clip: Path) -> None:
+        assert rtlit("enhance-video", clip, "--output-dir", ".", "--format", "matroska", *QUICK).exit_code == 0
+        assert os.listdir() == ["juggler.enhanced.mkv"]
+
+    @pytest.mark.parametrize("kind", BAD_VIDEOS)
+    def test_bad_input_is_one_line_and_leaves_nothing(self, kind: str, clip: Path) -> None:
+        write, message = BAD_VIDEOS[kind]
+        write(Path("bad.mp4"), clip)
+        result = rtlit("enhance-video", "bad.mp4", "--threads", 1)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("rtlit: bad.mp4: ") and result.stderr.count("\n") == 1
+        assert message in result.stderr and result.stdout == ""
+        assert os.listdir() == ["bad.mp4"]
+
+    @pytest.mark.parametrize(
+        ("args", "code", "message"),
+        [
+            (["nope.mp4"], 1, "rtlit: nope.mp4: no such file or folder\n"),
+            (["empty"], 1, "rtlit: empty: no files to enhance in this folder (subfolders need -r)\n"),
+            (["a.mp4", "-o", "a.mp4"], 1, "rtlit: a.mp4: is the input itself; give the result another name\n"),
+            (["a.mp4", "-o", "a.mp4", "--overwrite"], 1, "rtlit: a.mp4: is the input itself; give the result another"),
+            (["a.mp4", "-o", "file/b.mp4"], 1, "rtlit: file: can't make this folder (File exists)\n"),
+            (["a.mp4", "--codec", "libx263"], 2, "libx263"),
+            (["a.mp4", "--codec", "aac"], 2, "aac"),
+            (["a.mp4", "-o", "b.xyz"], 2, "b.xyz"),
+            (["a.mp4", "-e", "frobnicate=1"], 2, "frobnicate"),
+            (["a.mp4", "--preset", "warp"], 2, "warp"),
+            (["a.mp4", "--weights", "w", *QUICK], 1, "rtlit: w: no such weights file; check --weights\n"),
+            (["a.mp4", "--start", "20"], 1, "a.mp4: "),
+            (["a.mp4", "--device", "cuda"], 1, "cuda"),
+        ],
+    )
+    def test_nothing_is_left_behind(
+        self, args: list[str], code: int, message: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        Path("a.mp4").symlink_to(clip)
+        Path("file").touch()
+        Path("empty").mkdir()
+        size = clip.stat().st_size
+        result = rtlit("enhance-video", *args)
+        assert (result.exit_code, result.stdout) == (code, ""), result.stderr
+        assert result.stderr.startswith("rtlit: ") and message in result.stderr and result.stderr.count("\n") == 1
+        assert sorted(os.listdir()) == ["a.mp4", "empty", "file"] and not os.listdir("empty")
+        assert clip.stat().st_size == size and not Path("file").stat().st_size
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_read_only_folder(self, clip: Path) -> None:
+        Path("locked").mkdir(mode=0o500)
+        result = rtlit("enhance-video", clip, "--output-dir", "locked", *QUICK)
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "ermission denied" in result.stderr
+
+
+class TestProcess:
+    """What only a process of its own shows: pipes, signals."""
+
+    COMMAND = (sys.executable, str(ROOT / "cli.py"), "enhance-video")
+
+    def test_y4m_through_pipes(self) -> None:
+        header = b"YUV4MPEG2 W640 H360 F24:1 Ip A1:1 C420jpeg\n"
+        source = header + 3 * (b"FRAME\n" + bytes([60]) * (640 * 360) + bytes([128]) * (320 * 180 * 2))
+        result = subprocess.run([*self.COMMAND, "-", "--json", "--threads", "1"], input=source, capture_output=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith(b"YUV4MPEG2 W640 H360") and result.stdout.count(b"FRAME\n") == 3
+        words, report = result.stderr.decode().splitlines()
+        assert words.startswith("standard input → standard output: 3 frames in ")
+        assert json.loads(report)["frames"] == 3
+
+    def test_reader_of_stdout_goes_away(self, clip: Path) -> None:
+        process = subprocess.Popen(
+            [*self.COMMAND, str(clip), "-o", "-", "--format", "y4m", "--threads", "1"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(9) == b"YUV4MPEG2"
+        process.stdout.close()
+        message = process.stderr.read().decode()
+        process.stderr.close()
+        assert process.wait(60) == 1
+        assert message.splitlines()[-1] == "rtlit: <stdout>: the reading end was closed"
+        assert "Traceback" not in message and "Exception ignored" not in message
+
+    @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals_leave_nothing(self, sent: signal.Signals, code: int, clip: Path) -> None:
+        Path("out").mkdir()
+        arguments = [str(clip), "--output-dir", "out", "--preset", "veryslow", "--threads", "1"]
+        process = subprocess.Popen([*self.COMMAND, *arguments], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        deadline = time.monotonic() + 60
+        while not os.listdir("out"):  # the temporary file
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(sent)
+        message = process.stderr.read()
+        process.stderr.close()
+        assert process.wait(60) == code
+        assert "Traceback" not in message and os.listdir("out") == []

@@ -199,7 +199,7 @@ def test_targets_that_cannot_be(vips: pyvips.Image, tmp_path: Path) -> None:
     for target, message in [
         ("in.png", "is the input itself"),
         ("link.png", "is the input itself"),
-        ("there.png", "exists; use --overwrite"),
+        ("there.png", "exists; choose another name or allow overwriting"),
         ("there.png/out.png", "can't be written (Not a directory)"),
         ("no/out.png", "can't be written (No such file or directory)"),
         ("out.xyz", "can't be saved as .xyz"),

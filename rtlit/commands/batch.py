@@ -184,11 +184,12 @@ def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], N
     handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     codes = [_failed(source, error, talk) for source, error in batch.errors]
     for job in batch.jobs:
-        if not batch.explicit and not overwrite and job.target != PIPE and Path(job.target).exists():
+        if not overwrite and not batch.explicit and _exists(job.target):
             talk.say(f"{job.name}: {job.target} exists, skipped")
             talk.report({"input": job.source, "output": job.target, "skipped": True})
             continue
         try:
+            _check_target(job, overwrite)
             with _folder_of(job.target):
                 work(job)
         except BrokenPipeError:
@@ -197,6 +198,20 @@ def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], N
             codes.append(_failed(job.source, error, talk))
     signal.signal(signal.SIGTERM, handler)
     return codes[0] if batch.explicit and codes else min(1, len(codes))
+
+
+def _exists(target: str) -> bool:
+    return target != PIPE and Path(target).exists()
+
+
+def _check_target(job: Job, overwrite: bool) -> None:
+    """The library checks this too; here the way out is an option."""
+    if not _exists(job.target):
+        return
+    if job.source != PIPE and Path(job.target).samefile(job.source):
+        raise OutputError(f"{job.target}: is the input itself; give the result another name")
+    if not overwrite and Path(job.target).is_file():
+        raise OutputError(f"{job.target}: exists; use --overwrite to replace it")
 
 
 @contextmanager

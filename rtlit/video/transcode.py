@@ -64,6 +64,7 @@ def enhance_video(
         InputError, OutputError, UsageError, WeightsError, DeviceError: one line each; nothing is left behind.
     """
     from rtlit.enhancer import Enhancer
+    from rtlit.reference import MIN_SIZE
     from rtlit.video.formats import muxer_for, plan_encoder
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
@@ -87,6 +88,9 @@ def enhance_video(
     reader = Reader(source, video, warn)
     try:
         first = reader.prime()
+        if min(first.width, first.height) < MIN_SIZE:
+            size = f"{first.width}×{first.height}"
+            raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
         path = Path(target) if isinstance(target, (str, Path)) else None
         muxer = muxer_for(path, video, reader.container.format.name)
         context = reader.stream.codec_context
