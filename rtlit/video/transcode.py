@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from rtlit.errors import InputError
 from rtlit.settings import Device, EnhanceSettings
 from rtlit.video.belt import Belt, Stopped
 from rtlit.video.settings import Progress, VideoReport, VideoSettings
