@@ -272,13 +272,13 @@ def _options(encoder: str, video: VideoSettings, codec: str, profile: str | None
             profile, "standard"
         )
     if video.crf is not None:
-        key = next((key for key in ("crf", "cq", "global_quality") if key in known), None)
-        if key is None or "qmin" in options:
+        key = next((name for name in ("crf", "cq", "global_quality") if name in known), "")
+        if not key or "qmin" in options:
             raise UsageError(f"--crf: {encoder} has no constant quality; use its own options, as -e qmax=4")
         options[key] = f"{video.crf:g}"
     if video.preset is not None:
-        key = next((key for key in ("preset", "cpu-used") if key in known), None)
-        if key is None:
+        key = next((name for name in ("preset", "cpu-used") if name in known), "")
+        if not key:
             raise UsageError(f"--preset {video.preset}: {encoder} has no presets")
         options[key] = video.preset
     for key, value in video.options:

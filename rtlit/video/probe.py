@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from rtlit.errors import InputError
 
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.sidedata.sidedata import SideData
+    from av.stream import Stream
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
@@ -103,6 +107,13 @@ def seconds_total(container: InputContainer, stream: VideoStream) -> float | Non
     return container.duration / av.time_base if container.duration else None
 
 
+def end_of(stream: Stream) -> int | None:
+    """Where an MP4 edit list cuts the stream off, in its time base: the last packet may be longer."""
+    if stream.duration is None or "mp4" not in stream.container.format.name:
+        return None
+    return (stream.start_time or 0) + stream.duration
+
+
 def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
     """Seconds at which the video stream starts, on the container's clock."""
     import av
@@ -112,12 +123,15 @@ def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
 
 
+def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
+    """A frame's side data by FFmpeg's name of its kind (PyAV's mapping iterates over values, not keys)."""
+    return {data.type.name: bytes(data) for data in cast("Iterable[SideData]", frame.side_data)}
+
+
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:
     """The nine numbers that turn or mirror the picture when it is shown; None where it is shown as stored."""
-    import struct
-
-    data = frame.side_data.get("DISPLAYMATRIX")
-    return list(struct.unpack("=9i", bytes(data))) if data is not None else None
+    data = side_data(frame).get("DISPLAYMATRIX")
+    return list(struct.unpack("=9i", data)) if data is not None else None
 
 
 def is_transposed(matrix: list[int] | None) -> bool:

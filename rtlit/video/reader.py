@@ -62,6 +62,7 @@ class Reader:
         self.seconds = 0.0
         self.frame_bytes = 0
         self._last: int | None = None
+        self._ends = {stream.index: probe.end_of(stream) for stream in self.container.streams}
         self._step = self._frame_step()
         self._first: list[Item] = []
         self._source_items = self._decode()
@@ -73,7 +74,6 @@ class Reader:
 
     def close(self) -> None:
         """Close the input."""
-        self._source_items.close()
         self.container.close()
 
     def prime(self) -> av.VideoFrame:
@@ -95,11 +95,11 @@ class Reader:
         self._first.clear()
         yield from self._timed()
         if self.skipped:
-            self._warn(f"{self.skipped} damaged packets of the video were skipped")
+            self._warn(f"damaged packets of the video that were skipped: {self.skipped}")
         if self.damaged:
-            self._warn(f"{self.damaged} frames are damaged in the input and were patched up by the decoder")
+            self._warn(f"frames damaged in the input, which the decoder patched up: {self.damaged}")
         if self.retimed:
-            self._warn(f"{self.retimed} frames had no timestamp, or one out of order, and were moved behind the last")
+            self._warn(f"frames without a timestamp, or with one out of order, put behind the last: {self.retimed}")
 
     def pictures(self) -> dict[int, bytes]:
         """Cover pictures by stream index; containers deliver them ahead of the first frame."""
@@ -140,11 +140,12 @@ class Reader:
         done = False
         for packet in self._packets():
             if packet.stream is not self.stream:
+                packet.duration = self._within(packet.stream, packet.pts, packet.duration)
                 if packet.size and self._keep(packet):
                     yield packet
             elif not done:
                 for frame in self._frames(packet):
-                    if self.end is not None and frame.pts * self.time_base >= self.end - self.time_base / 2:
+                    if self.end is not None and self._at(frame) >= self.end - self.time_base / 2:
                         done = True
                         break
                     yield self._shifted(frame)
@@ -187,8 +188,19 @@ class Reader:
             assert isinstance(frame, av.VideoFrame)
             self.damaged += frame.is_corrupt
             self._fix_time(frame)
-            if frame.pts * self.time_base >= self.start - self.time_base / 2 or not self._video.start:
+            frame.duration = self._within(self.stream, frame.pts, frame.duration)
+            if not self._video.start or self._at(frame) >= self.start - self.time_base / 2:
                 yield frame
+
+    def _within(self, stream: Stream, pts: int | None, duration: int | None) -> int:
+        """A duration that ends no later than its stream."""
+        end = self._ends.get(stream.index)
+        length = duration or 0
+        return end - pts if end is not None and pts is not None and 0 < end - pts < length else length
+
+    def _at(self, frame: av.VideoFrame) -> Fraction:
+        assert frame.pts is not None  # `_fix_time` has seen to it
+        return frame.pts * self.time_base
 
     def _fix_time(self, frame: av.VideoFrame) -> None:
         """Give a frame a timestamp in the stream's time base, behind the last one's."""

@@ -38,8 +38,6 @@ def route(stream: Stream, output: OutputContainer, cover: bytes | None, warn: Ca
     """Add the output's counterpart of an input stream; None where it has none."""
     label = f"{stream.type} stream {stream.index}"
     codec = stream.codec_context.name if stream.codec_context else stream.name or "unknown"
-    if stream.type == "data":
-        return _data(stream, output, label, codec, warn)
     if stream.type == "attachment":
         return _attachment(cast("AttachmentStream", stream), output, label, warn)
     if stream.disposition & Disposition.attached_pic:
@@ -51,14 +49,6 @@ def route(stream: Stream, output: OutputContainer, cover: bytes | None, warn: Ca
         return _copy(stream, output)
     except ValueError:
         return _convert(stream, output, label, codec, warn)
-
-
-def _data(stream: Stream, output: OutputContainer, label: str, codec: str, warn: Callable[[str], None]) -> Route | None:
-    # A timecode track is written anew from the video's `timecode` tag, a chapter track from the chapters.
-    if "timecode" in stream.metadata or (codec == "bin_data" and stream.container.chapters()):
-        return None
-    warn(f"{label} ({codec}) is dropped: {output.format.name} files are written without data streams")
-    return None
 
 
 def _attachment(
@@ -93,8 +83,12 @@ def _copy(stream: Stream, output: OutputContainer) -> Route:
     _describe(stream, copy)
 
     def write(packet: Packet[Stream] | None) -> list[Packet[Stream]]:
-        if packet is None or packet.dts is None and packet.pts is None:
+        if packet is None:
             return []
+        if packet.dts is None and packet.pts is None:
+            if not stream.disposition & Disposition.attached_pic:
+                return []
+            packet.pts = packet.dts = 0
         packet.stream = copy
         return [packet]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import struct
@@ -34,6 +35,7 @@ _DYNAMIC_METADATA = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 _MPEG4_LARGEST_TIME_BASE = 65535
+_LARGEST_MOVIE_TIMESCALE = 10_000_000
 _CFR_ONLY = ("mpeg2video", "mpeg1video")
 _INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
 # Tags that MP4's own atoms hold; any other needs the QuickTime metadata atom, which replaces them.
@@ -165,22 +167,33 @@ class Writer:
         if self._muxer in ("mp4", "mov", "3gp"):
             flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if tags - _MP4_TAGS else ""
-            # Start offsets are stored in the movie's time scale, 1/1000 s unless told.
-            scale = self._reader.time_base.denominator
-            return {"movflags": flags, "movie_timescale": str(scale if 1000 <= scale <= 1_000_000 else 1000)}
+            # libavformat doubles a track's time scale up to 10,000 unless told.
+            base = self._reader.time_base
+            track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
+            return {"movflags": flags, "movie_timescale": str(self._movie_timescale()), **track}
         if self._muxer in ("matroska", "webm"):
             return {"default_mode": "passthrough"}
         if self._muxer == "mpegts":
             return {"mpegts_copyts": "1"}
         return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
 
+    def _movie_timescale(self) -> int:
+        """Start offsets are stored in the movie's time scale: one that all streams' ticks are whole in."""
+        bases = [s.time_base for s in self._reader.container.streams if s.type in ("video", "audio") and s.time_base]
+        offset = any(s.start_time for s in self._reader.container.streams) or self._reader.shift
+        scale = math.lcm(*(base.denominator for base in bases)) if offset else self._reader.time_base.denominator
+        return scale if 1000 <= scale <= _LARGEST_MOVIE_TIMESCALE else 1000
+
     def _lay_out(self, first: av.VideoFrame, size: tuple[int, int]) -> None:
         source = self._reader.container
         covers = self._reader.pictures()
+        self._warn_of_data()
         late = [s for s in source.streams if s.type == "attachment" or s.index in covers]
         for stream in [s for s in source.streams if s not in late] + late:
             if stream is self._reader.stream:
                 self._add_video(first, size)
+            elif stream.type not in ("video", "audio", "subtitle", "attachment"):
+                continue
             elif self._muxer == "yuv4mpegpipe":
                 self._warn(f"{stream.type} stream {stream.index} is dropped: y4m holds one video alone")
             elif isinstance(stream, av.VideoStream) and stream.index not in covers:
@@ -190,6 +203,19 @@ class Writer:
                 self._routes[stream.index] = streams.route(stream, self._container, cover, self._warn)
         self._container.metadata.update(streams.kept_tags(source.metadata))
         self._container.set_chapters(self._chapters())
+
+    def _warn_of_data(self) -> None:
+        # A timecode track is written anew from the video's `timecode` tag, a chapter track from the chapters.
+        chapters = bool(self._reader.container.chapters())
+        lost = [
+            str(s.index)
+            for s in self._reader.container.streams
+            if s.type not in ("video", "audio", "subtitle", "attachment")
+            and "timecode" not in s.metadata
+            and not (chapters and getattr(s, "name", None) == "bin_data")
+        ]
+        if lost and self._muxer != "yuv4mpegpipe":
+            self._warn(f"data streams are not carried over, of which there are {len(lost)} ({', '.join(lost)})")
 
     def _chapters(self) -> list[Any]:
         """The input's chapters, moved and cut with the video."""
@@ -213,7 +239,8 @@ class Writer:
         context = video.codec_context
         context.width, context.height, context.pix_fmt = *size, self._plan.pixel_format
         context.time_base = video.time_base = self._time_base(rate)
-        context.sample_aspect_ratio = source.sample_aspect_ratio
+        if source.sample_aspect_ratio is not None:
+            context.sample_aspect_ratio = source.sample_aspect_ratio
         context.flags |= Flags.frame_duration
         self._tag_color(first)
         self._tag_fields(first)
@@ -236,12 +263,14 @@ class Writer:
 
     def _tag_color(self, first: av.VideoFrame) -> None:
         source, context = self._reader.stream.codec_context, self._video.codec_context
-        context.color_range = first.color_range or source.color_range
+        if self._plan.name == "libvpx":
+            return  # VP8 has no tags and one meaning, which its decoder fills in
+        context.color_range = source.color_range or int(first.color_range)
         if self._plan.work_format.startswith("yuvj"):
             context.color_range = 2
-        context.color_primaries = _told(int(first.color_primaries), source.color_primaries)
-        context.color_trc = _told(int(first.color_trc), source.color_trc)
-        context.colorspace = _told(int(first.colorspace), source.colorspace)
+        context.color_primaries = _told(source.color_primaries, int(first.color_primaries))
+        context.color_trc = _told(source.color_trc, int(first.color_trc))
+        context.colorspace = _told(source.colorspace, int(first.colorspace))
 
     def _tag_fields(self, first: av.VideoFrame) -> None:
         if not first.interlaced_frame:
@@ -255,7 +284,7 @@ class Writer:
 
     def _carry_hdr(self, first: av.VideoFrame) -> None:
         """Hand HDR10's mastering metadata to the encoder as text, and say what stays behind."""
-        kinds = {data.type.name: bytes(data) for data in first.side_data}
+        kinds = probe.side_data(first)
         lost = list(dict.fromkeys(name for key, name in _DYNAMIC_METADATA.items() if key in kinds))
         mastering, light = kinds.get("MASTERING_DISPLAY_METADATA"), kinds.get("CONTENT_LIGHT_LEVEL")
         if mastering or light:
@@ -279,22 +308,23 @@ class Writer:
         base = self._video.time_base or Fraction(1)
         if self._muxer in ("matroska", "webm") and (base * 1000).denominator != 1:
             self._warn(f"timestamps are rounded to milliseconds: {self._muxer} holds none finer")
-        if base != self._reader.time_base and (self._reader.time_base / base).denominator != 1:
-            where = f"{self._plan.name} in {self._muxer}"
-            self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
 
     def _encode(self, frame: av.VideoFrame) -> None:
         if frame.format.name != self._plan.pixel_format:
             frame = convert(frame, self._plan.pixel_format)
         frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
         assert frame.pts is not None and frame.time_base is not None
+        base = self._video.codec_context.time_base
+        if base != frame.time_base and (frame.pts * frame.time_base / base).denominator != 1:
+            where = f"{self._plan.name} in {self._muxer}"
+            self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
         self.position = float((frame.pts + (frame.duration or 0)) * frame.time_base)
         self._container.mux(self._video.encode(frame))
         self.frames += 1
 
 
-def _told(frame_tag: int, stream_tag: int) -> int:
-    return frame_tag if frame_tag != _UNSPECIFIED else stream_tag
+def _told(stream_tag: int, frame_tag: int) -> int:
+    return stream_tag if stream_tag != _UNSPECIFIED else frame_tag
 
 
 def _hdr10_options(encoder: str, mastering: bytes | None, light: bytes | None) -> dict[str, str] | None:
