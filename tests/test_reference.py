@@ -289,3 +289,21 @@ def test_gradients_flow_through_lift_slice_and_thumbnail() -> None:
     ]  # fmt: skip
     for function, inputs in check:
         assert torch.autograd.gradcheck(function, inputs, eps=1e-7, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("yuv420p", 0.02), ("yuv422p10le", 0.05), ("yuv444p12le", 0.2)])
+def test_float32_is_enough_at_full_size(name: str, tolerance: float) -> None:
+    """1080p against float64, with neighbouring cells as far apart as the network can set them: codes off. (Measured
+    over three seeds: 0.006, 0.017 and 0.1.)"""
+    pixel_format = PixelFormat(name)
+    planes = random_planes(pixel_format, (1080, 1920), seed=15)
+    exact = [plane.double() for plane in planes]
+    gain = random_grid(1, seed=16)[0].double().exp()
+    lifted = reference.apply_curves(planes, gain.float(), pixel_format, Color(), rounded=False)
+    for ours, expected in zip(
+        lifted, reference.apply_curves(exact, gain, pixel_format, Color(), rounded=False), strict=True
+    ):
+        assert float((ours - expected).abs().max()) < tolerance
+    thumbnail, _ = reference.analyze(planes, pixel_format, Color(), (72, 128))
+    expected, _ = reference.analyze(exact, pixel_format, Color(), (72, 128))
+    assert float((thumbnail - expected).abs().max()) < 1e-6
