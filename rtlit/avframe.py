@@ -85,7 +85,7 @@ def to_planar(frame: av.VideoFrame) -> av.VideoFrame:
         pixel_format_of(frame)
         return frame
     except UsageError:
-        return reformat(frame, _planar_name(frame.format))
+        return reformat(frame, planar_name(frame.format))
 
 
 def reformat(frame: av.VideoFrame, name: str) -> av.VideoFrame:
@@ -114,7 +114,12 @@ def _copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
     target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
 
 
-def _planar_name(layout: VideoFormat) -> str:
+def planar_name(layout: VideoFormat) -> str:
+    """FFmpeg's name of the planar format that holds all of a format's depth, resolution and transparency.
+
+    Raises:
+        UsageError: a GPU's format.
+    """
     parts = layout.components
     if not parts:
         raise UsageError(f"a frame in pixel format {layout.name!r} lies in a device's memory; download it first")
@@ -124,7 +129,7 @@ def _planar_name(layout: VideoFormat) -> str:
     alpha = "a" if any(part.is_alpha for part in parts) else ""
     if layout.is_rgb or layout.has_palette:
         return f"gbr{alpha}p{suffix}"
-    if not any(part.is_chroma for part in parts):
-        return f"yuva444p{suffix}" if alpha else f"gray{suffix}"
+    if len(parts) < 3:
+        return f"gbrap{suffix}" if alpha else f"gray{suffix}"
     sampling = _SAMPLINGS.get((layout.chroma_width(16), layout.chroma_height(16)), "444")
     return f"yuv{alpha}{sampling}p{suffix}"
