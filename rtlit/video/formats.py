@@ -234,7 +234,10 @@ def plan_encoder(
         if stored not in (work, plain):
             warnings.append(f"pixels are stored as {pixel_format}: {encoder} in {muxer} has no {work}")
         work_format = planar_name(av.VideoFormat(pixel_format, 64, 64))
-        return EncoderPlan(encoder, work_format, pixel_format, _options(encoder, video, codec, profile), warnings)
+        options = _options(encoder, video, codec, profile)
+        if muxer == "avi" and encoder in ("libx264", "libx265"):
+            options.setdefault("bf", "0")  # AVI has no presentation times to put B-frames in order by
+        return EncoderPlan(encoder, work_format, pixel_format, options, warnings)
     shape = f"{size[0]}×{size[1]} {work}"
     raise OutputError(f"nothing here puts {codec} {shape} into {muxer}; choose .mkv, or another --codec")
 

@@ -24,6 +24,8 @@ _TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
 _SUBTITLE_TARGET = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "3gp": "mov_text"}
 _AUDIO_TARGET = {"webm": "libopus", "vob": "mp2", **dict.fromkeys(("mp4", "mov", "flv", "mpegts", "3gp"), "aac")}
 _COVER_MIME = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png"), "webp": ("webp", "image/webp")}
+# libavformat lets anything into a program stream, and fails at its header.
+_PROGRAM_STREAM_AUDIO = {"mp2", "mp3", "mp3float", "ac3", "dts", "pcm_dvd"}
 # Matroska's statistics describe the streams of the file they were in; the muxer writes its own.
 _STATISTICS = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS", "SOURCE_ID")
 _STALE_TAGS = (*_STATISTICS, "ENCODER", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS")
@@ -45,6 +47,8 @@ def route(stream: Stream, output: OutputContainer, cover: bytes | None, warn: Ca
     if stream.codec_context is None:
         warn(f"{label} is dropped: its codec is unknown here")
         return None
+    if output.format.name == "vob" and stream.type == "audio" and codec not in _PROGRAM_STREAM_AUDIO:
+        return _convert(stream, output, label, codec, warn)
     try:
         return _copy(stream, output)
     except ValueError:
@@ -72,7 +76,7 @@ def _cover(
         copy = output.add_attachment(stream.metadata.get("filename", f"cover.{suffix}"), mime, cover)
         copy.metadata.update({**stream.metadata, **copy.metadata})
         return None
-    if output.format.name in ("mp4", "mov"):
+    if output.format.name == "mp4" and codec in _COVER_MIME:
         return _copy(stream, output)
     warn(f"cover picture (stream {stream.index}) is dropped: {output.format.name} can't hold it")
     return None

@@ -163,10 +163,9 @@ class Writer:
         return OutputError(f"{self.name}: can't be written: {probe.reason(error)}")
 
     def _options(self) -> dict[str, str]:
-        tags = {key for key in self._reader.container.metadata if not key.startswith("language")}
         if self._muxer in ("mp4", "mov", "3gp"):
             flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
-            flags += "+use_metadata_tags" if tags - _MP4_TAGS else ""
+            flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
             base = self._reader.time_base
             track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
@@ -176,6 +175,14 @@ class Writer:
         if self._muxer == "mpegts":
             return {"mpegts_copyts": "1"}
         return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
+
+    def _custom_tags(self) -> bool:
+        """Whether to write all tags into the QuickTime metadata atom; a cover picture can only stand in the other."""
+        tags = {key.split("-")[0].lower() for key in streams.kept_tags(self._reader.container.metadata)} - _MP4_TAGS
+        if tags and self._reader.pictures() and self._muxer != "mov":
+            self._warn(f"tags that {self._muxer} can't hold beside a cover picture are lost: {', '.join(sorted(tags))}")
+            return False
+        return bool(tags)
 
     def _movie_timescale(self) -> int:
         """Start offsets are stored in the movie's time scale: one that all streams' ticks are whole in."""
