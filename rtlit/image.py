@@ -12,19 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-import numpy as np
 import pyvips
 
 from rtlit.enhancer import Enhancer
 from rtlit.errors import InputError, OutputError
-from rtlit.frame import Color, PixelFormat
 from rtlit.reference import MIN_SIZE
 from rtlit.settings import Device
-
-if TYPE_CHECKING:
-    from rtlit.backends.choose import Plane
 
 # What libvips reads → the suffix whose saver writes it back.
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp", "tiff": ".tif", "heif": ".avif", "gif": ".gif"}
@@ -163,25 +158,15 @@ def _check(image: pyvips.Image, name: str) -> None:
 
 def _enhance(image: pyvips.Image, enhancer: Enhancer) -> pyvips.Image:
     """The picture with its colours lifted; transparency and metadata are its own."""
-    pixels = image.numpy()
     channels = _KINDS[image.interpretation]
-    if channels == 3:
-        result = pyvips.Image.new_from_array(enhancer(np.ascontiguousarray(pixels[..., :3])))
-    else:
-        grey = np.ascontiguousarray(pixels.reshape(image.height, image.width, -1)[..., 0])
-        result = pyvips.Image.new_from_array(_lift_grey(grey, enhancer))
+    pixels = image.extract_band(0, n=channels).numpy()  # [H, W, 3], or [H, W] of a grey picture
+    result = pyvips.Image.new_from_array(enhancer(pixels))
     if image.bands > channels:
         result = result.bandjoin(image[channels])
     # Metadata is that of the picture drawn on; all but its preview, which shows the old one.
     result = image.insert(result.copy(interpretation=image.interpretation), 0, 0).copy()
     result.remove("jpeg-thumbnail-data")
     return result
-
-
-def _lift_grey(plane: Plane, enhancer: Enhancer) -> Plane:
-    pixel_format = PixelFormat("gray" if plane.dtype == np.uint8 else "gray16le")
-    enhancer.enhance_planes((plane,), pixel_format, Color(full_range=True), None, (plane,))
-    return plane
 
 
 def _suffix(target: str | Path | BinaryIO, output_format: str | None, image: pyvips.Image) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -402,6 +403,21 @@ class TestProcess:
         assert process.wait(60) == 1
         assert message.splitlines()[-1] == "rtlit: <stdout>: the reading end was closed"
         assert "Traceback" not in message and "Exception ignored" not in message
+
+    @pytest.mark.skipif(os.name == "nt", reason="no pseudo-terminals")
+    def test_a_terminal_gets_a_progress_bar(self, clip: Path) -> None:
+        ours, theirs = os.openpty()
+        command = [*self.COMMAND, str(clip), "--output-dir", ".", *QUICK]
+        with subprocess.Popen(command, stderr=theirs) as process:
+            os.close(theirs)
+            shown = b""
+            with suppress(OSError):  # how Linux says that the other end is closed
+                while part := os.read(ours, 1 << 16):
+                    shown += part
+        os.close(ours)
+        assert process.returncode == 0
+        assert b"juggler.mp4" in shown and b"100%" in shown and b" fps" in shown
+        assert shown.decode().splitlines()[-1].split(": ")[0].endswith("→ juggler.enhanced.mp4")
 
     @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_signals_leave_nothing(self, sent: signal.Signals, code: int, clip: Path) -> None:
