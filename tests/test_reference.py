@@ -20,6 +20,10 @@ from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
 from tests.frames import COLORS, FORMATS, SIZES, color_for, random_grid, random_planes
 
+# Busy machines miss deadlines; the same examples every time, and nothing left in the folder.
+settings.register_profile("rtlit", deadline=None, derandomize=True, database=None)
+settings.load_profile("rtlit")
+
 grids = pytest.mark.parametrize("grid", [(3, 8, 9, 16), (1, 8, 16, 16), (3, 2, 1, 1), (3, 5, 3, 2)], ids=str)
 formats = pytest.mark.parametrize("name", FORMATS)
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")

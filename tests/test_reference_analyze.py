@@ -90,6 +90,16 @@ def test_too_small_a_frame_is_said(size: tuple[int, int]) -> None:
         reference.analyze(random_planes(PixelFormat("yuv420p"), size), PixelFormat("yuv420p"), Color(), (16, 16))
 
 
+def test_thumbnails_of_any_batch() -> None:
+    pixel_format = PixelFormat("yuv420p10le")
+    planes = [p.reshape(2, 3, *p.shape[1:]) for p in random_planes(pixel_format, (37, 53), batch=6, seed=5)]
+    thumbnail, histogram = reference.analyze(planes, pixel_format, Color(), (16, 24))
+    assert thumbnail.shape == (2, 3, 3, 16, 24) and histogram.shape[:2] == (2, 3)
+    one, its_histogram = reference.analyze([p[1, 2] for p in planes], pixel_format, Color(), (16, 24))
+    torch.testing.assert_close(thumbnail[1, 2], one, atol=1e-6, rtol=0)
+    torch.testing.assert_close(histogram[1, 2], its_histogram, atol=1e-6, rtol=0)
+
+
 # Over time.
 
 
