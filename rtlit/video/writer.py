@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 from av.codec.context import Flags
 
-from rtlit.errors import OutputError
+from rtlit.errors import OutputError, RtlitError, UsageError
 from rtlit.video import probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.formats import EncoderPlan
@@ -121,7 +121,7 @@ class Writer:
         """Encode a frame, or pass a packet on.
 
         Raises:
-            OutputError: encoding or writing fails.
+            OutputError: encoding or writing fails. UsageError: the encoder refuses its settings.
         """
         begin = time.perf_counter()
         try:
@@ -130,6 +130,8 @@ class Writer:
             else:
                 route = self._routes.get(item.stream_index)
                 self._container.mux(route(item) if route else [])
+        except RtlitError:
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         self.seconds += time.perf_counter() - begin
@@ -326,7 +328,17 @@ class Writer:
             where = f"{self._plan.name} in {self._muxer}"
             self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
         self.position = float((frame.pts + (frame.duration or 0)) * frame.time_base)
-        self._container.mux(self._video.encode(frame))
+        try:
+            packets = self._video.encode(frame)
+        except av.error.FFmpegError as error:
+            if self._video.codec_context.is_open:
+                raise
+            given = " ".join(f"{key}={value}" for key, value in self._plan.options.items()) or "its defaults"
+            raise UsageError(
+                f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
+                "rtlit doctor lists the encoders that work here"
+            ) from None
+        self._container.mux(packets)
         self.frames += 1
 
 
