@@ -25,6 +25,7 @@ check: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m pytest bench
+	$(BIN)/python bench/bench_video.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4

@@ -54,3 +54,10 @@ def test_every_dependency_is_pinned_for_tests() -> None:
     wanted = PYPROJECT["project"]["dependencies"] + extras["train"] + extras["bench"] + extras["dev"]
     names = {name.partition(">")[0].partition("[")[0] for name in wanted} - {"rtlit"}
     assert names <= pinned
+
+
+def test_readme_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    modules = [path for folder in ("rtlit", "bench", "examples") for path in (ROOT / folder).rglob("*.py")]
+    assert len(modules) > 30
+    assert [str(path) for path in modules if path.name not in readme] == []
