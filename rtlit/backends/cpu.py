@@ -19,7 +19,7 @@ from rtlit.reference import tone_histogram
 
 Floats = NDArray[np.float32]
 
-_STRIPS_PER_THREAD = 4  # a core that is busy with something else gets fewer
+_APPLY_STRIPS = 4  # a thread: a core that is busy with something else gets fewer. `analyze` is too short for that
 
 
 class CpuBackend:
@@ -45,7 +45,7 @@ class CpuBackend:
             rows = _edges(height / (1 << shift_y), size[0])
             columns = _edges(width / (1 << shift_x), size[1])
             source = _readable(plane)
-            jobs += [(source, *plane.shape, rows, columns, means[index], *strip) for strip in self._strips(size[0])]
+            jobs += [(source, *plane.shape, rows, columns, means[index], *strip) for strip in self._strips(size[0], 1)]
         self._run(area_mean, jobs)
         return _thumbnail(means, pixel_format, color)
 
@@ -58,40 +58,24 @@ class CpuBackend:
         out: tuple[Plane, ...],
     ) -> None:
         """See `rtlit.reference.apply_curves`."""
-        height, width = planes[0].shape
-        sources = [_readable(plane) for plane in planes]
-        targets = [_writable(plane) for plane in out]
-        unused = sources[0][:0], targets[0][:0]
-        while len(sources) < 3:
-            sources.append(unused[0])
-            targets.append(unused[1])
+        sources, targets = [_readable(plane) for plane in planes], [_writable(plane) for plane in out]
+        absent = 3 - len(planes)
         table = _table(gain)
-        cells_y, down, _ = _cells(height, table.shape[0])
-        _, right, bounds = _cells(width, table.shape[1])
-        (luma_offset, luma_scale), (chroma_offset, chroma_scale) = color.scales(pixel_format.depth)
-        levels = (luma_offset, luma_scale, chroma_offset, chroma_scale, pixel_format.max_code)
+        block_rows = -(-planes[0].shape[0] >> pixel_format.shift_y)
         shared = (
-            (height, width, pixel_format.plane_size(len(planes) - 1, height, width)[1]),
-            (pixel_format.shift_y, pixel_format.shift_x, len(planes)),
-            np.array(levels, np.float32),
-            np.array(color.to_rgb(), np.float32),
-            np.array(color.from_rgb(), np.float32),
-            table,
-            cells_y,
-            down,
-            bounds,
-            right,
-            (0.0,) * table.shape[3],
+            *sources,
+            *([sources[0][:0]] * absent),
+            *targets,
+            *([targets[0][:0]] * absent),
+            *_parameters(planes, table, pixel_format, color),
         )
-        block_rows = -(-height >> pixel_format.shift_y)
-        jobs = [(*sources, *targets, *shared, *strip) for strip in self._strips(block_rows)]
-        self._run(lift_blocks, jobs)
-        for plane, target in zip(out, targets, strict=False):
+        self._run(lift_blocks, [(*shared, *strip) for strip in self._strips(block_rows, _APPLY_STRIPS)])
+        for plane, target in zip(out, targets, strict=True):
             if not np.shares_memory(plane, target):
                 plane[...] = target[: plane.shape[0], : plane.shape[1]]
 
-    def _strips(self, rows: int) -> list[tuple[int, int]]:
-        count = min(rows, self.threads * _STRIPS_PER_THREAD if self.threads > 1 else 1)
+    def _strips(self, rows: int, per_thread: int) -> list[tuple[int, int]]:
+        count = min(rows, self.threads * per_thread if self.threads > 1 else 1)
         cuts = [rows * i // count for i in range(count + 1)]
         return list(zip(cuts, cuts[1:], strict=False))
 
@@ -102,6 +86,27 @@ class CpuBackend:
             return
         for future in [self._pool.submit(kernel, *job) for job in jobs]:
             future.result()
+
+
+def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFormat, color: Color) -> tuple[Any, ...]:
+    """What `lift_blocks` takes between the planes and the strip."""
+    height, width = planes[0].shape
+    cells_y, down, _ = _cells(height, table.shape[0])
+    _, right, bounds = _cells(width, table.shape[1])
+    luma, chroma = color.scales(pixel_format.depth)
+    return (
+        (height, width, planes[-1].shape[1]),
+        (pixel_format.shift_y, pixel_format.shift_x, len(planes)),
+        np.array([*luma, *chroma, pixel_format.max_code], np.float32),
+        np.array(color.to_rgb(), np.float32),
+        np.array(color.from_rgb(), np.float32),
+        table,
+        cells_y,
+        down,
+        bounds,
+        right,
+        (0.0,) * table.shape[3],  # its length is the number of bins, a constant of the compilation
+    )
 
 
 def _readable(plane: Plane) -> Plane:
