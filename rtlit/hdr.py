@@ -97,23 +97,7 @@ def convert_grid(grid: Tensor, transfer: Transfer) -> Tensor:
     weight, shown = (at - below)[:, None, None], tone[:, None, None]
     t = grid[..., below, :, :] * (1 - weight) + grid[..., below + 1, :, :] * weight
     lifted, same = (from_sdr(lift(shown, gain), transfer) for gain in (t.exp(), torch.ones_like(t)))
-    shift = torch.where(shown < 1, _logit(lifted) - _logit(same), torch.zeros_like(t))
-    return _keep_order(shift)
-
-
-def _keep_order(grid: Tensor) -> Tensor:
-    """Limit how steeply t may fall towards reference white, so that the lift stays monotone between two bins.
-
-    logit z + ln E(z) grows while (E₀ − E₁)/h < E₁ / (z(1 − z)) for E linear between bins h apart.
-    """
-    bins = grid.shape[-3]
-    codes = torch.linspace(0, 1, bins)
-    nearest = torch.full((bins - 1,), 0.5).clamp(codes[:-1], codes[1:])  # where z(1 − z) is largest
-    steepest = torch.log1p(1 / ((bins - 1) * nearest * (1 - nearest))).tolist()
-    kept = [grid[..., -1, :, :]]
-    for d in range(bins - 2, -1, -1):
-        kept.append(torch.minimum(grid[..., d, :, :], kept[-1].clamp(min=0) + steepest[d]))
-    return torch.stack(kept[::-1], -3)
+    return torch.where(shown < 1, _logit(lifted) - _logit(same), torch.zeros_like(t))
 
 
 def _hlg_white(like: Tensor) -> Tensor:

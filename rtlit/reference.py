@@ -158,8 +158,30 @@ def is_cut(histogram: Tensor, last_histogram: Tensor) -> Tensor:
 
 
 def exponentiate(grid: Tensor, strength: float) -> Tensor:
-    """The gain E = e^(strength·t) that `apply_curves` slices; exactly 1 at strength 0."""
-    return torch.exp(strength * grid)
+    """The gain E = e^(strength·t) that `apply_curves` slices, in order; exactly 1 at strength 0.
+
+    Args:
+        grid: t [..., D, GH, GW].
+    """
+    return torch.exp(keep_order(strength * grid))
+
+
+def keep_order(grid: Tensor) -> Tensor:
+    """Lower t where it falls so steeply with tone that a grey would become brighter than a lighter one.
+
+    logit L(z) = logit z + ln E(z) grows between two bins h apart, where E is linear in z, exactly if
+    E₀/E₁ < 1 + h / (z₁(1 − z₁)): E(z) − z(1 − z)·(E₀ − E₁)/h is smallest at the upper bin z₁. So t may fall by
+    the logarithm of that, and by any amount to the last bin, where z₁ = 1.
+
+    Args:
+        grid: t [..., D, GH, GW].
+    """
+    bins = grid.shape[-3]
+    upper = torch.arange(1, bins - 1, device=grid.device, dtype=grid.dtype) / (bins - 1)
+    steepest = torch.log1p(1 / ((bins - 1) * upper * (1 - upper)))
+    slack = F.pad(steepest.cumsum(0), (1, 0))[:, None, None]
+    kept = (grid[..., :-1, :, :] + slack).flip(-3).cummin(-3).values.flip(-3) - slack
+    return torch.cat([kept, grid[..., -1:, :, :]], -3)
 
 
 def slice_grid(gain: Tensor, guide: Tensor) -> Tensor:

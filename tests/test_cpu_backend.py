@@ -56,7 +56,7 @@ def assert_close(result: list[Plane], wanted: list[NDArray[np.int64]]) -> None:
     for plane, (got, want) in enumerate(zip(result, wanted, strict=True)):
         distance = np.abs(got.astype(np.int64) - want)
         assert distance.max() <= TOLERANCE, f"plane {plane}"
-        assert (distance > 0).mean() < 0.02, f"plane {plane}: too often one code away"
+        assert (distance > 0).sum() <= max(4, 0.02 * distance.size), f"plane {plane}: too often one code away"
 
 
 @backends

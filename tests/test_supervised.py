@@ -25,7 +25,7 @@ from rtlit.network import CurveNetwork, NetworkConfig, load_network
 from rtlit.training import supervised
 from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
 from rtlit.training.simulate import SimulationSettings, simulate
-from rtlit.training.supervised import SupervisedSettings, TrainingStep, one_cycle, order_penalty, train_supervised
+from rtlit.training.supervised import SupervisedSettings, TrainingStep, one_cycle, train_supervised
 
 SMALL = SupervisedSettings(iterations=6, batch=2, network=NetworkConfig(32, 3, 4, 16, 1))
 
@@ -148,16 +148,6 @@ def test_learning_rate_warms_up_and_cools_down() -> None:
     assert rates[0] < 0.1 and rates[-1] == pytest.approx(0.01)
     assert all(a <= b for a, b in zip(rates[:100], rates[1:101], strict=True))
     assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
-
-
-def test_order_penalty_falls_on_steep_descents_alone() -> None:
-    bins = torch.linspace(0, 1, 8)[None, None, :, None, None]
-    assert float(order_penalty(3 * bins)) == 0 == float(order_penalty(-2 * bins))
-    grid = (-8 * bins).requires_grad_()
-    penalty = order_penalty(grid)
-    penalty.backward()  # type: ignore[no-untyped-call]
-    assert penalty.item() > 0
-    assert grid.grad is not None and float(grid.grad[0, 0, 0]) >= 0 >= float(grid.grad[0, 0, -1])
 
 
 @pytest.mark.parametrize(

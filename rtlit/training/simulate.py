@@ -33,21 +33,23 @@ class SimulationSettings:
         under_exposure: EV of the whole picture.
         foreground, background: EV inside and outside the mask.
         expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −6.
+        toe: largest exponent of the camera's S-curve, which makes what is dark darker; 1 is straight.
         cast: largest per-channel gain of what is darkened, either way.
         glare: largest share of the light that is spread over the picture.
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
-    unchanged: float = 0.28
-    under_exposed: float = 0.08
+    unchanged: float = 0.3
+    under_exposed: float = 0.06
     masked: float = 0.22
     composed: float = 0.2
     expanded: float = 0.22
-    dull: float = 0.5
-    under_exposure: tuple[float, float] = (-4.0, -1.2)
-    foreground: tuple[float, float] = (-4.5, -1.5)
+    dull: float = 0.6
+    under_exposure: tuple[float, float] = (-4.0, -1.5)
+    foreground: tuple[float, float] = (-5.5, -1.5)
     background: tuple[float, float] = (-0.6, 0.1)
     expansion: tuple[float, float] = (1.3, 3.2)
+    toe: float = 1.35
     cast: float = 0.25
     glare: float = 0.04
     noise: tuple[float, float] = (-5.0, -3.2)
@@ -77,7 +79,8 @@ def simulate(
     """
     count = len(photos)
     shares = (settings.unchanged, settings.under_exposed, settings.masked, settings.expanded, settings.composed)
-    kind = torch.multinomial(torch.tensor(shares), count, replacement=True, generator=generator).to(photos.device)
+    chances = torch.tensor(shares, dtype=torch.float32)
+    kind = torch.multinomial(chances, count, replacement=True, generator=generator).to(photos.device)
     dulled = (kind == 0) & (torch.rand(count, generator=generator).to(photos) < settings.dull)
     truth, ev = photos.clone(), torch.zeros_like(photos[:, :1])
     if dulled.any():
@@ -94,15 +97,22 @@ def simulate(
     light = expose(truth.clamp(min=1e-4).pow(gamma), ev, _cast(ev, settings, generator))
     light = veil(light, _uniform((0.0, settings.glare), count, generator, photos))
     light = add_noise(light, _uniform(settings.noise, count, generator, photos), generator)
-    dark = (light.clamp(0, 1).pow(1 / gamma) * 255).round() / 255
+    dark = s_curve(light.clamp(0, 1).pow(1 / gamma), _uniform((1.0, settings.toe), count, generator, photos))
+    dark = (dark * 255).round() / 255
     return torch.where((kind == 0)[:, None, None, None], truth, dark), truth
+
+
+def s_curve(tones: Tensor, exponent: Tensor) -> Tensor:
+    """A camera's contrast curve xᵖ / (xᵖ + (1 − x)ᵖ): logit x times p, fixed at 0, ½ and 1."""
+    toe = tones.pow(exponent)
+    return toe / (toe + (1 - tones).pow(exponent))
 
 
 def dull_look(photos: Tensor, generator: torch.Generator) -> Tensor:
     """Photographs as a flat camera profile or haze shows them: less contrast, light and colour; 8-bit codes."""
     count = len(photos)
-    gamma = torch.exp2(_uniform((-0.25, 0.45), count, generator, photos))
-    contrast = _uniform((0.6, 1.0), count, generator, photos)
+    gamma = torch.exp2(_uniform((-0.3, 0.7), count, generator, photos))
+    contrast = _uniform((0.5, 1.0), count, generator, photos)
     black = _uniform((0.0, 1.0), count, generator, photos) * (1 - contrast)
     saturation = _uniform((0.5, 1.1), count, generator, photos)
     luma = luminance(photos)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rtlit import __version__
@@ -36,7 +35,6 @@ class SupervisedSettings:
         learning_rate: peak of the one-cycle schedule (Adam); warm-up over the first tenth.
         average: decay of the exponential moving average of the weights, which is what is exported.
         color: weight of the loss on chroma differences beside that on R'G'B'.
-        order: weight of the penalty on grids that would turn the order of two tones around.
         roughness: weight of the grid's total variation across the picture.
         seed: of the weights and of every draw.
         network, simulation: see their classes.
@@ -47,7 +45,6 @@ class SupervisedSettings:
     learning_rate: float = 2e-3
     average: float = 0.998
     color: float = 0.5
-    order: float = 0.1
     roughness: float = 0.002
     seed: int = 0
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -101,7 +98,10 @@ def train_supervised(
         already or can't be written.
     """
     if resume:
-        settings = _stored_settings(run)
+        stored = _stored_settings(run)
+        if settings not in (None, stored):
+            raise UsageError(f"{run}: was started with other settings; resume without settings")
+        settings = stored
     settings = settings or SupervisedSettings()
     paths = find_photos(folders)
     photos = load_photos(paths, 3 * settings.network.thumbnail)
@@ -117,7 +117,7 @@ def train_supervised(
 def loss_of(network: CurveNetwork, dark: Tensor, photos: Tensor, settings: SupervisedSettings) -> Tensor:
     """Training loss of a batch: how far the enhanced pictures are from the photographs.
 
-    L1 on R'G'B' plus `color` × L1 on the colour differences (R'−G', B'−G'), plus the penalties on the grid.
+    L1 on R'G'B' plus `color` × L1 on the colour differences (R'−G', B'−G'), plus the grid's roughness.
     """
     grid = network(dark)
     enhanced = enhance_rgb(dark, exponentiate(grid, 1.0))
@@ -125,19 +125,7 @@ def loss_of(network: CurveNetwork, dark: Tensor, photos: Tensor, settings: Super
     loss = error.abs().mean() + 2 * error.square().mean()
     chroma = error[:, 0::2] - error[:, 1:2]
     loss = loss + settings.color * chroma.abs().mean()
-    return loss + settings.order * order_penalty(grid) + settings.roughness * roughness(grid)
-
-
-def order_penalty(grid: Tensor) -> Tensor:
-    """How far a grid [B, K, D, GH, GW] falls with tone beyond what keeps two greys in order, mean over cells.
-
-    logit L = logit x + t(x) rises with x where t falls more slowly than logit x rises: between two bins
-    at z and z + 1/(D − 1) by less than the difference of their logits. A tenth is kept in reserve.
-    """
-    bins = grid.shape[2]
-    tones = torch.linspace(0, 1, bins, device=grid.device).clamp(0.02, 0.98)
-    rise = torch.logit(tones).diff()[:, None, None]
-    return F.relu(-grid.diff(dim=2) - 0.9 * rise).mean()
+    return loss + settings.roughness * roughness(grid)
 
 
 def roughness(grid: Tensor) -> Tensor:
