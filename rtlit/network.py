@@ -34,7 +34,7 @@ class NetworkConfig:
     channels: int = 3
     bins: int = 8
     width: int = 64
-    blocks: int = 2
+    blocks: int = 3
 
     def __post_init__(self) -> None:
         if self.thumbnail < 2 * STRIDE or self.thumbnail % STRIDE:

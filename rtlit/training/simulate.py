@@ -39,17 +39,17 @@ class SimulationSettings:
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
-    unchanged: float = 0.3
-    under_exposed: float = 0.06
-    masked: float = 0.22
-    composed: float = 0.2
-    expanded: float = 0.22
+    unchanged: float = 0.4
+    under_exposed: float = 0.05
+    masked: float = 0.2
+    composed: float = 0.15
+    expanded: float = 0.2
     dull: float = 0.6
     under_exposure: tuple[float, float] = (-4.0, -1.5)
-    foreground: tuple[float, float] = (-5.5, -1.5)
+    foreground: tuple[float, float] = (-5.0, -1.2)
     background: tuple[float, float] = (-0.6, 0.1)
     expansion: tuple[float, float] = (1.3, 3.2)
-    toe: float = 1.35
+    toe: float = 1.2
     cast: float = 0.25
     glare: float = 0.04
     noise: tuple[float, float] = (-5.0, -3.2)
