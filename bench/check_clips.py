@@ -19,6 +19,7 @@ from typing import Any
 
 from rtlit.errors import RtlitError
 from rtlit.video.formats import output_suffix
+from rtlit.video.probe import choose_video
 from rtlit.video.transcode import VideoSettings, enhance_video
 
 VIDEO_FIELDS = [
@@ -148,8 +149,7 @@ def best_video(path: Path) -> int:
     import av
 
     with av.open(str(path)) as container:
-        stream = container.streams.best("video")
-        return stream.index if stream else 0
+        return choose_video(container, path.name).index
 
 
 def check(path: Path, folder: Path) -> tuple[str, str, str]:

@@ -41,7 +41,8 @@ def test_timestamps_are_exact(tmp_path: Path, steps: Any, suffix: str, base: Fra
 
 
 @pytest.mark.parametrize(
-    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv444p10le", "yuv420p12le", "yuv444p16le", "gray", "yuv411p"]
+    "pixels",
+    ["yuv420p", "yuv422p", "yuv444p", "yuv411p", "yuv420p10le", "yuv444p10le", "yuv420p12le", "yuv444p16le", "gray"],
 )
 @pytest.mark.parametrize("size", [(64, 48), (33, 17)], ids=str)
 def test_strength_0_is_bit_exact_when_lossless(tmp_path: Path, pixels: str, size: tuple[int, int]) -> None:
@@ -88,8 +89,8 @@ def test_sound_subtitles_chapters_and_tags(tmp_path: Path) -> None:
         assert packets(target, kind) == packets(source, kind)
         assert packets(target, kind)
     with av.open(str(source)) as a, av.open(str(target)) as b:
-        assert b.chapters() == a.chapters()
-        assert len(b.chapters()) == 2
+        marks = [[(c["start"] * c["time_base"], c["metadata"]) for c in x.chapters()] for x in (a, b)]
+        assert marks[0] == marks[1] == [(0, {"title": "first"}), (1, {"title": "second"})]
         for key in ("title", "comment"):
             assert b.metadata[key] == a.metadata[key]
         for one, other in zip(a.streams, b.streams, strict=True):
@@ -106,13 +107,15 @@ def test_matroska_subtitles_are_copied(tmp_path: Path, name: str) -> None:
     assert packets(target, "subtitle")
 
 
-@pytest.mark.parametrize("pair", [(".mp4", ".mkv", "mov_text"), (".mkv", ".mp4", "subrip"), (".mkv", ".webm", "ass")], ids=str)
+@pytest.mark.parametrize(
+    "pair", [(".mp4", ".mkv", "mov_text"), (".mkv", ".mp4", "subrip"), (".mkv", ".webm", "ass")], ids=str
+)
 def test_text_subtitles_are_converted(tmp_path: Path, pair: tuple[str, str, str]) -> None:
     lines = [(0.2, 0.6, "Grüße"), (1.0, 1.5, "two")]
     source = make_clip(tmp_path / f"in{pair[0]}", range(50), text=lines, subtitle=pair[2])
     target = tmp_path / f"out{pair[1]}"
     report = enhance(source, target, codec="libvpx-vp9" if pair[1] == ".webm" else None)
-    assert any(f"converted from {pair[2] if pair[2] != 'subrip' else 's'}" in line for line in report.warnings)
+    assert any("subtitle stream 1 is converted" in line for line in report.warnings)
     with av.open(str(target)) as container:
         stream = container.streams.subtitles[0]
         assert stream.language == "fra"
@@ -219,7 +222,13 @@ def test_hdr10_mastering_metadata_is_carried(tmp_path: Path, encoder: str, capfd
     params = {"x265-params": f"log-level=none:master-display={MASTERING}:max-cll=1000,400", "preset": "ultrafast"}
     options = {**params, "crf": "20"}
     source = make_clip(
-        tmp_path / "in.mp4", range(5), codec="libx265", pixels="yuv420p10le", tags=HDR_TAGS, options=options, size=(128, 96)
+        tmp_path / "in.mp4",
+        range(5),
+        codec="libx265",
+        pixels="yuv420p10le",
+        tags=HDR_TAGS,
+        options=options,
+        size=(128, 96),
     )
     report = enhance(source, tmp_path / "out.mp4", codec=encoder)
     assert report.warnings == [] and report.pixel_format == "yuv420p10le"
@@ -280,7 +289,7 @@ def test_second_video_stream_is_copied_and_said(tmp_path: Path) -> None:
         copies = [output.add_stream_from_template(c.streams.video[0], opaque=True) for c in (a, b)]
         for one, other in zip(a.demux(), b.demux(), strict=False):
             for packet, copy in ((one, copies[0]), (other, copies[1])):
-                if packet.dts is not None:
+                if packet.size:
                     packet.stream = copy
                     output.mux(packet)
     report = enhance(source, tmp_path / "out.mkv")
@@ -299,7 +308,7 @@ def test_interlaced_video_stays_marked(tmp_path: Path) -> None:
     flags = av.codec.context.Flags
     source = tmp_path / "in.mkv"
     with av.open(str(source), "w") as output:
-        video = output.add_stream("mpeg2video", rate=25, options={"top": "1"} if False else {})
+        video = output.add_stream("mpeg2video", rate=25)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         video.codec_context.flags |= flags.interlaced_dct | flags.interlaced_me
         for index in range(5):

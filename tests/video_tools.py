@@ -16,7 +16,7 @@ from rtlit.avframe import planes_of
 from rtlit.video.transcode import VideoReport, VideoSettings, enhance_video
 
 DATA = Path(__file__).parent / "data"
-EVEN_STEPS = tuple(range(0, 20))
+EVEN_STEPS = tuple(range(20))
 
 
 def enhance(source: Any, target: Any, strength: float = 0.0, **video: Any) -> VideoReport:

@@ -15,6 +15,7 @@ from rtlit.video.settings import VideoSettings
 if TYPE_CHECKING:
     from av import VideoFormat
 
+MP4_FAMILY = ("mp4", "mov", "3gp")
 _MUXERS = {
     **dict.fromkeys((".mp4", ".m4v"), "mp4"),
     **dict.fromkeys((".mov", ".qt"), "mov"),
@@ -50,6 +51,7 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "prores_ks": {"vendor": "apl0"},
     **{name: {"qmin": "2", "qmax": "3", "b": "200M"} for name in ("mpeg4", "mpeg2video", "mpeg1video", "mjpeg")},
 }
+_QUALITY_OPTIONS = {"crf", "qp", "cq", "cqp", "b", "q", "qscale", "global_quality", "qmin", "qmax", "lossless"}
 # These refuse a size that the chroma subsampling does not divide.
 _EVEN_ONLY = ("264", "265", "hevc", "qsv", "prores", "dnxhd")
 _FLOAT = re.compile(r"f(16|32)(le|be)$")
@@ -284,6 +286,9 @@ def _options(encoder: str, video: VideoSettings, codec: str, profile: str | None
         if not key:
             raise UsageError(f"--preset {video.preset}: {encoder} has no presets")
         options[key] = video.preset
+    if any(key in _QUALITY_OPTIONS for key, _ in video.options):
+        for key in ("crf", "qmin", "qmax", "b"):
+            options.pop(key, None)
     for key, value in video.options:
         if key not in known:
             raise UsageError(f"-e {key}={value}: {encoder} has no such option; ffmpeg -h encoder={encoder} lists them")

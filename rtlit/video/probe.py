@@ -77,7 +77,7 @@ def is_encrypted(source: str | Path | BinaryIO) -> bool:
 
 
 def choose_video(container: InputContainer, name: str) -> VideoStream:
-    """The stream to enhance: FFmpeg's best one that isn't a cover picture.
+    """The stream to enhance: the first of the largest that aren't cover pictures.
 
     Raises:
         InputError: there is none, or no decoder for it.
@@ -88,10 +88,10 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
     if not videos:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise InputError(f"{name}: has no video stream (it holds {kinds})")
-    best = container.streams.best("video")
-    stream = next((s for s in videos if s is best), videos[0])
-    if stream.codec_context is None:
+    decodable = [s for s in videos if s.codec_context is not None]
+    if not decodable:
         raise InputError(f"{name}: its video codec has no decoder here")
+    stream = max(decodable, key=lambda s: s.codec_context.width * s.codec_context.height)
     stream.codec_context.thread_type = "AUTO"
     # Each frame thread holds frames of its own: more threads than these cost memory at 4K and gain nothing.
     stream.codec_context.thread_count = min(os.cpu_count() or 1, _MAX_DECODER_THREADS)

@@ -137,7 +137,7 @@ class Reader:
 
     def _decode(self) -> Iterator[Item]:
         self._seek()
-        done = False
+        done, held = False, None  # a frame is held back until the next one tells how long it is shown
         for packet in self._packets():
             if packet.stream is not self.stream:
                 packet.duration = self._within(packet.stream, packet.pts, packet.duration)
@@ -145,12 +145,16 @@ class Reader:
                     yield packet
             elif not done:
                 for frame in self._frames(packet):
-                    if self.end is not None and self._at(frame) >= self.end - self.time_base / 2:
-                        done = True
+                    done = self.end is not None and self._at(frame) >= self.end - self.time_base / 2
+                    if held is not None:
+                        yield self._finished(held, frame.pts)
+                    held = None if done else frame
+                    if done:
                         break
-                    yield self._shifted(frame)
             if done and self.end is not None and self._past(packet, self.end):
                 return
+        if held is not None:
+            yield self._finished(held, None)
 
     def _seek(self) -> None:
         if self._video.start <= 0:
@@ -188,7 +192,6 @@ class Reader:
             assert isinstance(frame, av.VideoFrame)
             self.damaged += frame.is_corrupt
             self._fix_time(frame)
-            frame.duration = self._within(self.stream, frame.pts, frame.duration)
             if not self._video.start or self._at(frame) >= self.start - self.time_base / 2:
                 yield frame
 
@@ -217,10 +220,17 @@ class Reader:
             self.retimed += 1
         self._last = frame.pts
 
-    def _shifted(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _finished(self, frame: av.VideoFrame, next_pts: int | None) -> av.VideoFrame:
+        """Set how long a frame is shown, and when.
+
+        A decoded frame's own duration is that of a packet, which is the step to the next packet in decoding order.
+        """
         assert frame.pts is not None
-        if self.end is not None and frame.duration:
-            frame.duration = min(frame.duration, max(1, round(self.end / self.time_base) - frame.pts))
+        end = next_pts or self._ends.get(self.stream.index)
+        length = end - frame.pts if end is not None and end > frame.pts else frame.duration or self._step
+        if self.end is not None:
+            length = min(length, max(1, round(self.end / self.time_base) - frame.pts))
+        frame.duration = length
         frame.pts -= round(self.shift / self.time_base)
         return frame
 

@@ -23,6 +23,7 @@ Route: TypeAlias = "Callable[[Packet[Stream] | None], list[Packet[Stream]]]"
 _TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
 _SUBTITLE_TARGET = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "3gp": "mov_text"}
 _AUDIO_TARGET = {"webm": "libopus", "vob": "mp2", **dict.fromkeys(("mp4", "mov", "flv", "mpegts", "3gp"), "aac")}
+_EMPTY_MOV_TEXT = 2  # bytes: a length of 0
 _COVER_MIME = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png"), "webp": ("webp", "image/webp")}
 # libavformat lets anything into a program stream, and fails at its header.
 _PROGRAM_STREAM_AUDIO = {"mp2", "mp3", "mp3float", "ac3", "dts", "pcm_dvd"}
@@ -85,9 +86,11 @@ def _cover(
 def _copy(stream: Stream, output: OutputContainer) -> Route:
     copy = output.add_stream_from_template(stream, opaque=True)
     _describe(stream, copy)
+    # MP4's muxer writes an empty sample wherever a subtitle ends, so those of the input would double.
+    fillers = stream.codec_context.name == "mov_text"
 
     def write(packet: Packet[Stream] | None) -> list[Packet[Stream]]:
-        if packet is None:
+        if packet is None or fillers and packet.size <= _EMPTY_MOV_TEXT:
             return []
         if packet.dts is None and packet.pts is None:
             if not stream.disposition & Disposition.attached_pic:

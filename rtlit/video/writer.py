@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import secrets
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,30 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
-from av.codec.context import Flags
 
 from rtlit.errors import OutputError, RtlitError, UsageError
 from rtlit.video import probe, streams
 from rtlit.video.convert import convert
-from rtlit.video.formats import EncoderPlan
+from rtlit.video.encoder import add_video
+from rtlit.video.formats import MP4_FAMILY, EncoderPlan
 from rtlit.video.reader import Reader
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.stream import Stream
 
-_UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
-_DYNAMIC_METADATA = {
-    "DOVI_RPU_BUFFER": "Dolby Vision",
-    "DOVI_METADATA": "Dolby Vision",
-    "DYNAMIC_HDR_PLUS": "HDR10+",
-    "DYNAMIC_HDR_VIVID": "HDR Vivid",
-}
-_MPEG4_LARGEST_TIME_BASE = 65535
 _LARGEST_MOVIE_TIMESCALE = 10_000_000
-_CFR_ONLY = ("mpeg2video", "mpeg1video")
-_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
 # Tags that MP4's own atoms hold; any other needs the QuickTime metadata atom, which replaces them.
 _MP4_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
@@ -97,6 +85,9 @@ class Writer:
         self._target = Path(target) if isinstance(target, (str, Path)) else None
         self._part = self._part_name()
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
+        self._held: Packet[Any] | None = None
+        self._first_dts: int | None = None
+        self._first_pts = self._end = round((reader.origin - reader.shift) / reader.time_base)
         self._routes: dict[int, streams.Route | None] = {}
         try:
             self._container = av.open(
@@ -144,7 +135,8 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            self._container.mux(self._video.encode(None))
+            self._mux(self._video.encode(None))
+            self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
             self._container.close()
@@ -165,7 +157,7 @@ class Writer:
         return OutputError(f"{self.name}: can't be written: {probe.reason(error)}")
 
     def _options(self) -> dict[str, str]:
-        if self._muxer in ("mp4", "mov", "3gp"):
+        if self._muxer in MP4_FAMILY:
             flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
@@ -200,7 +192,7 @@ class Writer:
         late = [s for s in source.streams if s.type == "attachment" or s.index in covers]
         for stream in [s for s in source.streams if s not in late] + late:
             if stream is self._reader.stream:
-                self._add_video(first, size)
+                self._video = add_video(self._container, self._reader, first, self._plan, size, self._warn)
             elif stream.type not in ("video", "audio", "subtitle", "attachment"):
                 continue
             elif self._muxer == "yuv4mpegpipe":
@@ -239,85 +231,6 @@ class Writer:
                 kept.append({**chapter, "time_base": base, "start": ticks[0], "end": ticks[1]})
         return kept
 
-    def _add_video(self, first: av.VideoFrame, size: tuple[int, int]) -> None:
-        source = self._reader.stream
-        rate = source.average_rate or source.guessed_rate or Fraction(25)
-        video = self._container.add_stream(self._plan.name, rate=rate, options=dict(self._plan.options))
-        assert isinstance(video, av.VideoStream)
-        self._video = video
-        context = video.codec_context
-        context.width, context.height, context.pix_fmt = *size, self._plan.pixel_format
-        context.time_base = video.time_base = self._time_base(rate)
-        if source.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = source.sample_aspect_ratio
-        context.flags |= Flags.frame_duration
-        self._tag_color(first)
-        self._tag_fields(first)
-        self._carry_hdr(first)
-        matrix = probe.display_matrix(first)
-        if matrix is not None:
-            video.set_display_matrix(matrix)
-        if self._plan.name in ("libx265", "hevc_nvenc") and self._muxer in ("mp4", "mov"):
-            context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
-        video.metadata.update(streams.kept_tags(source.metadata))
-        video.disposition = source.disposition
-        self._warn_of_limits(matrix)
-
-    def _time_base(self, rate: Fraction) -> Fraction:
-        base, name = self._reader.time_base, self._plan.name
-        coarse = name in _CFR_ONLY or (name == "mpeg4" and base.denominator > _MPEG4_LARGEST_TIME_BASE)
-        if coarse or self._muxer in ("avi", "yuv4mpegpipe"):
-            return 1 / rate
-        return base
-
-    def _tag_color(self, first: av.VideoFrame) -> None:
-        source, context = self._reader.stream.codec_context, self._video.codec_context
-        if self._plan.name == "libvpx":
-            return  # VP8 has no tags and one meaning, which its decoder fills in
-        context.color_range = source.color_range or int(first.color_range)
-        if self._plan.work_format.startswith("yuvj"):
-            context.color_range = 2
-        context.color_primaries = _told(source.color_primaries, int(first.color_primaries))
-        context.color_trc = _told(source.color_trc, int(first.color_trc))
-        context.colorspace = _told(source.colorspace, int(first.colorspace))
-
-    def _tag_fields(self, first: av.VideoFrame) -> None:
-        if not first.interlaced_frame:
-            return
-        context = self._video.codec_context
-        context.field_order = self._reader.stream.codec_context.field_order
-        if self._plan.name in _INTERLACED_ENCODERS:
-            context.flags |= Flags.interlaced_dct | Flags.interlaced_me
-        else:
-            self._warn(f"the video is interlaced, which {self._plan.name} can't mark; its fields are stored as frames")
-
-    def _carry_hdr(self, first: av.VideoFrame) -> None:
-        """Hand HDR10's mastering metadata to the encoder as text, and say what stays behind."""
-        kinds = probe.side_data(first)
-        lost = list(dict.fromkeys(name for key, name in _DYNAMIC_METADATA.items() if key in kinds))
-        mastering, light = kinds.get("MASTERING_DISPLAY_METADATA"), kinds.get("CONTENT_LIGHT_LEVEL")
-        if mastering or light:
-            options = _hdr10_options(self._plan.name, mastering, light)
-            if options is None:
-                lost.append("HDR10 mastering")
-            for key, value in (options or {}).items():
-                current = self._video.codec_context.options.get(key)
-                self._video.codec_context.options[key] = f"{current}:{value}" if current else value
-        if lost:
-            hdr = _HDR_TRANSFERS.get(int(first.color_trc), "SDR")
-            self._warn(f"{' and '.join(lost)} metadata is not carried over; the video stays {hdr}")
-
-    def _warn_of_limits(self, matrix: list[int] | None) -> None:
-        aspect = self._reader.stream.sample_aspect_ratio
-        in_stream = self._plan.name not in ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "rawvideo")
-        if self._muxer in ("matroska", "webm") and aspect not in (None, 0, 1) and not in_stream:
-            self._warn(f"the pixel aspect ratio {aspect} is lost: {self._plan.name} in {self._muxer} can't carry it")
-        if matrix is not None and self._muxer not in ("mp4", "mov", "matroska", "webm", "3gp"):
-            self._warn(f"the rotation is lost: {self._muxer} can't carry it; players will show the video turned")
-        base = self._video.time_base or Fraction(1)
-        if self._muxer in ("matroska", "webm") and (base * 1000).denominator != 1:
-            self._warn(f"timestamps are rounded to milliseconds: {self._muxer} holds none finer")
-
     def _encode(self, frame: av.VideoFrame) -> None:
         if frame.format.name != self._plan.pixel_format:
             frame = convert(frame, self._plan.pixel_format)
@@ -338,36 +251,29 @@ class Writer:
                 f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
                 "rtlit doctor lists the encoders that work here"
             ) from None
-        self._container.mux(packets)
+        self._end = max(self._end, frame.pts + (frame.duration or 0))
+        self._mux(packets)
         self.frames += 1
 
+    def _mux(self, packets: list[Packet[Any]]) -> None:
+        """Write all but the newest packet, which may turn out to be the last."""
+        for packet in packets:
+            if self._held is None:
+                self._first_dts = packet.dts
+            else:
+                self._container.mux(self._held)
+            self._held = packet
 
-def _told(stream_tag: int, frame_tag: int) -> int:
-    return stream_tag if stream_tag != _UNSPECIFIED else frame_tag
+    def _mux_last(self) -> None:
+        """Write the last packet so that the durations of all add up to the time that the video is shown.
 
-
-def _hdr10_options(encoder: str, mastering: bytes | None, light: bytes | None) -> dict[str, str] | None:
-    """AVMasteringDisplayMetadata and AVContentLightMetadata as encoder options; None where it takes none.
-
-    x265 counts chromaticity in 1/50000 and luminance in 1/10000 cd/m² (SMPTE ST 2086 in H.265 D.2.28),
-    SVT-AV1 takes plain decimals.
-    """
-    if encoder not in ("libx265", "libsvtav1"):
-        return None
-    parts: list[str] = []
-    if mastering is not None:
-        rationals = struct.unpack("=20i", mastering[:80])
-        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, dark, bright = (
-            rationals[i] / (rationals[i + 1] or 1) for i in range(0, 20, 2)
-        )
-        order = (("G", green_x, green_y), ("B", blue_x, blue_y), ("R", red_x, red_y), ("WP", white_x, white_y))
-        if encoder == "libx265":
-            points = "".join(f"{name}({round(x * 50000)},{round(y * 50000)})" for name, x, y in order)
-            parts.append(f"master-display={points}L({round(bright * 10000)},{round(dark * 10000)})")
-        else:
-            points = "".join(f"{name}({x:.5f},{y:.5f})" for name, x, y in order)
-            parts.append(f"mastering-display={points}L({bright:.4f},{dark:.4f})")
-    if light is not None:
-        most, mean = struct.unpack("=2I", light[:8])
-        parts.append(f"max-cll={most},{mean}" if encoder == "libx265" else f"content-light={most},{mean}")
-    return {"x265-params" if encoder == "libx265" else "svtav1-params": ":".join(parts)}
+        MP4 holds decoding steps, and readers take their sum for the length; with B-frames and variable frame rate
+        the last one decoded isn't the last one shown.
+        """
+        last = self._held
+        if last is None:
+            return
+        if self._muxer in MP4_FAMILY and last.dts is not None and self._first_dts is not None:
+            shown = self._end - self._first_pts
+            last.duration = max(1, shown - (last.dts - self._first_dts))
+        self._container.mux(last)

@@ -1,0 +1,168 @@
+"""The encoder's stream: size, time base, colour, fields, rotation and HDR metadata as the input has them."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import av
+from av.codec.context import Flags
+
+from rtlit.video import probe, streams
+from rtlit.video.formats import MP4_FAMILY, EncoderPlan, opaque_format
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+    from rtlit.video.reader import Reader
+
+_UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
+_BT709, _LIMITED, _FULL = 1, 1, 2  # AVCOL_SPC_BT709, AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
+_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+_DYNAMIC_METADATA = {
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+    "DOVI_METADATA": "Dolby Vision",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid",
+}
+_MPEG4_LARGEST_TIME_BASE = 65535
+_CFR_ONLY = ("mpeg2video", "mpeg1video")
+_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
+# A pixel aspect ratio survives in Matroska only in the coded stream, and these have no place for it.
+_NO_ASPECT = ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "rawvideo")
+_AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}  # AV1 specification 6.4.2, chroma_sample_position
+
+
+def add_video(
+    output: OutputContainer,
+    reader: Reader,
+    first: av.VideoFrame,
+    plan: EncoderPlan,
+    size: tuple[int, int],
+    warn: Callable[[str], None],
+) -> VideoStream:
+    """Add the enhanced stream to a container, described like the input's.
+
+    Args:
+        first: the first decoded frame, for colour tags, rotation and HDR metadata.
+        size: (width, height) of the frames to come.
+        warn: called with a line for each thing that the encoder or container can't carry.
+    """
+    source, muxer = reader.stream, output.format.name
+    rate = source.average_rate or source.guessed_rate or Fraction(25)
+    video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
+    assert isinstance(video, av.VideoStream)
+    context = video.codec_context
+    context.width, context.height, context.pix_fmt = *size, plan.pixel_format
+    context.time_base = video.time_base = _time_base(plan.name, muxer, reader.time_base, rate)
+    context.flags |= Flags.frame_duration
+    if source.sample_aspect_ratio is not None:
+        context.sample_aspect_ratio = source.sample_aspect_ratio
+    _tag_color(video, source, first, plan)
+    _tag_fields(video, source, first, plan.name, warn)
+    _carry_hdr(video, first, plan.name, warn)
+    matrix = probe.display_matrix(first)
+    if matrix is not None:
+        video.set_display_matrix(matrix)
+    if plan.name in ("libx265", "hevc_nvenc") and muxer in MP4_FAMILY:
+        context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
+    video.metadata.update(streams.kept_tags(source.metadata))
+    video.disposition = source.disposition
+    _warn_of_limits(video, plan.name, muxer, matrix is not None, warn)
+    return video
+
+
+def _time_base(encoder: str, muxer: str, base: Fraction, rate: Fraction) -> Fraction:
+    coarse = encoder in _CFR_ONLY or (encoder == "mpeg4" and base.denominator > _MPEG4_LARGEST_TIME_BASE)
+    return 1 / rate if coarse or muxer in ("avi", "yuv4mpegpipe") else base
+
+
+def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, plan: EncoderPlan) -> None:
+    context = video.codec_context
+    if plan.name == "libvpx":
+        return  # VP8 has no tags and one meaning, which its decoder fills in
+    context.color_range = source.color_range or int(first.color_range)
+    context.color_primaries = _told(source.color_primaries, int(first.color_primaries))
+    context.color_trc = _told(source.color_trc, int(first.color_trc))
+    context.colorspace = _told(source.colorspace, int(first.colorspace))
+    if plan.work_format.startswith("yuvj"):
+        context.color_range = _FULL
+    if first.format.is_rgb and not opaque_format(plan.work_format).is_rgb:
+        context.colorspace, context.color_range = _BT709, _LIMITED  # as `convert` makes it
+    extra = source.codec_context.extradata or b""
+    if source.codec_context.codec.canonical_name == "av1" and len(extra) > 3:
+        # PyAV doesn't tell the location; the third byte of av1C does.
+        location = _AV1_CHROMA_LOCATIONS.get(extra[2] & 3)
+        context.options.update({"chroma_sample_location": location} if location else {})
+
+
+def _tag_fields(
+    video: VideoStream, source: VideoStream, first: av.VideoFrame, encoder: str, warn: Callable[[str], None]
+) -> None:
+    if not first.interlaced_frame:
+        return
+    video.codec_context.field_order = source.codec_context.field_order
+    if encoder in _INTERLACED_ENCODERS:
+        video.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+    else:
+        warn(f"the video is interlaced, which {encoder} can't mark; its fields are stored as frames")
+
+
+def _carry_hdr(video: VideoStream, first: av.VideoFrame, encoder: str, warn: Callable[[str], None]) -> None:
+    """Hand HDR10's mastering metadata to the encoder as text, and say what stays behind."""
+    kinds = probe.side_data(first)
+    lost = list(dict.fromkeys(name for key, name in _DYNAMIC_METADATA.items() if key in kinds))
+    mastering, light = kinds.get("MASTERING_DISPLAY_METADATA"), kinds.get("CONTENT_LIGHT_LEVEL")
+    if mastering or light:
+        options = _hdr10_options(encoder, mastering, light)
+        lost += ["HDR10 mastering"] if options is None else []
+        for key, value in (options or {}).items():
+            current = video.codec_context.options.get(key)
+            video.codec_context.options[key] = f"{current}:{value}" if current else value
+    if lost:
+        kind = _HDR_TRANSFERS.get(int(first.color_trc), "SDR")
+        warn(f"{' and '.join(lost)} metadata is not carried over; the video stays {kind}")
+
+
+def _warn_of_limits(video: VideoStream, encoder: str, muxer: str, turned: bool, warn: Callable[[str], None]) -> None:
+    aspect, matroska = video.codec_context.sample_aspect_ratio, muxer in ("matroska", "webm")
+    if matroska and aspect not in (None, 0, 1) and encoder in _NO_ASPECT:
+        warn(f"the pixel aspect ratio {aspect} is lost: {encoder} in {muxer} can't carry it")
+    if turned and not matroska and muxer not in MP4_FAMILY:
+        warn(f"the rotation is lost: {muxer} can't carry it; players will show the video turned")
+    if matroska and ((video.time_base or Fraction(1)) * 1000).denominator != 1:
+        warn(f"timestamps are rounded to milliseconds: {muxer} holds none finer")
+
+
+def _told(stream_tag: int, frame_tag: int) -> int:
+    return stream_tag if stream_tag != _UNSPECIFIED else frame_tag
+
+
+def _hdr10_options(encoder: str, mastering: bytes | None, light: bytes | None) -> dict[str, str] | None:
+    """AVMasteringDisplayMetadata and AVContentLightMetadata as encoder options; None where it takes none.
+
+    x265 counts chromaticity in 1/50000 and luminance in 1/10000 cd/m² (SMPTE ST 2086 in H.265 D.2.28),
+    SVT-AV1 takes plain decimals.
+    """
+    if encoder not in ("libx265", "libsvtav1"):
+        return None
+    parts: list[str] = []
+    if mastering is not None:
+        rationals = struct.unpack("=20i", mastering[:80])
+        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, dark, bright = (
+            rationals[i] / (rationals[i + 1] or 1) for i in range(0, 20, 2)
+        )
+        order = (("G", green_x, green_y), ("B", blue_x, blue_y), ("R", red_x, red_y), ("WP", white_x, white_y))
+        if encoder == "libx265":
+            points = "".join(f"{name}({round(x * 50000)},{round(y * 50000)})" for name, x, y in order)
+            parts.append(f"master-display={points}L({round(bright * 10000)},{round(dark * 10000)})")
+        else:
+            points = "".join(f"{name}({x:.5f},{y:.5f})" for name, x, y in order)
+            parts.append(f"mastering-display={points}L({bright:.4f},{dark:.4f})")
+    if light is not None:
+        most, mean = struct.unpack("=2I", light[:8])
+        parts.append(f"max-cll={most},{mean}" if encoder == "libx265" else f"content-light={most},{mean}")
+    return {"x265-params" if encoder == "libx265" else "svtav1-params": ":".join(parts)}
