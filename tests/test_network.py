@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from rtlit import reference
+from rtlit import reference, weights
 from rtlit.errors import UsageError, WeightsError
 from rtlit.network import MAX_T, CurveNetwork, NetworkConfig, load_network, save_network
 
@@ -183,3 +184,11 @@ def test_unusable_weights_are_one_line(tmp_path: Path, how: str) -> None:
         load_network(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: {expected}") and "\n" not in message and len(message) < 400
+
+
+def test_shipped_weights_are_those_registered() -> None:
+    folder = weights.DEFAULT.parent
+    assert {path.name for path in folder.glob("*.safetensors")} == set(weights.SHIPPED)
+    for name, digest in weights.SHIPPED.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        load_network(folder / name)
