@@ -267,7 +267,7 @@ BAD_VIDEOS = {
     "empty": (_write_empty, "is empty (0 bytes)"),
     "truncated": (_write_truncated, "none of its 1 video packets can be decoded; it is damaged or encrypted"),
     "corrupt": (_write_corrupt, "is not a video, or is truncated or damaged beyond reading"),
-    "encrypted": (_write_encrypted, "encrypted"),
+    "encrypted": (_write_encrypted, "is encrypted; rtlit can't read protected video"),
     "audio": (_write_audio, "has no video stream (it holds audio)"),
     "no frames": (_write_no_frames, "frame"),
     "small": (_write_small, "14×64 is too small; each side must be at least 16 pixels"),

@@ -181,6 +181,8 @@ class Reader:
         yield packet
 
     def _frames(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
+        if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
+            raise InputError(f"{self.name}: is encrypted; rtlit can't read protected video")
         try:
             frames = packet.decode()
         except av.error.MemoryError:
