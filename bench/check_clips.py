@@ -128,7 +128,9 @@ def compare_streams(before: Path, after: Path, enhanced: int) -> list[str]:
             lines += changed("side data", *sides)
             lines += changed("start", a.get("start_time"), b.get("start_time"))
             lines += changed("stream duration", *(round(float(s.get("duration", 0)), 4) for s in (a, b)))
-            lines += changed("first frame's data", first_frame(before, a["index"]), first_frame(after, b["index"]))
+            frame_data = [set(first_frame(p, s["index"])) for p, s in ((before, a), (after, b))]
+            lines += [f"frames lost their {kind}" for kind in sorted(frame_data[0] - frame_data[1])]
+            lines += [f"frames gained {kind}" for kind in sorted(frame_data[1] - frame_data[0])]
             lines += compare_times(before, after, a["index"], b["index"])
         elif kind == "attachment":
             lines += changed(f"{label} data", a.get("extradata_hash"), b.get("extradata_hash"))

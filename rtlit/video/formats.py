@@ -44,12 +44,13 @@ _NOT_KEPT = {"gif", "wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "msmp
 # Near-transparent and quick enough for a laptop; docs/decisions.md has the measurements.
 _DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "18", "preset": "veryfast"},
-    "libx265": {"crf": "20", "preset": "fast", "x265-params": "log-level=none"},
+    "libx265": {"crf": "18", "preset": "superfast", "x265-params": "log-level=none"},
     "libsvtav1": {"crf": "24", "preset": "8"},
     "libvpx-vp9": {"crf": "24", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
     "libvpx": {"crf": "8", "b": "50M", "deadline": "good", "cpu-used": "5"},
     "prores_ks": {"vendor": "apl0"},
-    **{name: {"qmin": "2", "qmax": "3", "b": "200M"} for name in ("mpeg4", "mpeg2video", "mpeg1video", "mjpeg")},
+    **{name: {"qmin": "2", "qmax": "3", "b": "200M"} for name in ("mpeg4", "mpeg2video", "mpeg1video")},
+    "mjpeg": {"qmin": "2", "qmax": "3", "b": "200M", "strict": "-1"},  # which lets it take limited range
 }
 _QUALITY_OPTIONS = {"crf", "qp", "cq", "cqp", "b", "q", "qscale", "global_quality", "qmin", "qmax", "lossless"}
 # These refuse a size that the chroma subsampling does not divide.

@@ -216,7 +216,7 @@ class Writer:
             and not (chapters and getattr(s, "name", None) == "bin_data")
         ]
         if lost and self._muxer != "yuv4mpegpipe":
-            self._warn(f"data streams are not carried over, of which there are {len(lost)} ({', '.join(lost)})")
+            self._warn(f"data streams that are not carried over: {', '.join(lost)}")
 
     def _chapters(self) -> list[Any]:
         """The input's chapters, moved and cut with the video."""
