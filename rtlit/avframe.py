@@ -55,6 +55,11 @@ def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
     return tuple(_plane(frame, index, pixel_format) for index in range(pixel_format.channels))
 
 
+def quarter_turns_of(frame: av.VideoFrame) -> int:
+    """By how many quarters of a turn, counterclockwise, the frame is turned when it is shown; mirroring aside."""
+    return round(frame.rotation / 90) % 4
+
+
 def new_like(frame: av.VideoFrame) -> av.VideoFrame:
     """A frame of the same size and planar format with the frame's time, colour tags and transparency.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rtlit import hdr, reference, weights as shipped
-from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, reformat, to_planar
+from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, quarter_turns_of, reformat, to_planar
 from rtlit.backends.choose import Plane, choose_backend
 from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
@@ -95,7 +95,7 @@ class Enhancer:
         """Forget the video so far; the next frame starts afresh."""
         self._state: _State | None = None
 
-    def __call__(self, picture: Picture, pts_seconds: float | None = None) -> Picture:
+    def __call__(self, picture: Picture, pts_seconds: float | None = None, *, quarter_turns: int = 0) -> Picture:
         """Enhance a picture or the next frame of a video.
 
         Args:
@@ -103,6 +103,8 @@ class Enhancer:
                 `av.VideoFrame`. Frames in other than planar formats are converted and back, without loss of depth.
             pts_seconds: when the frame is shown. Frames of a video are smoothed over time by it; a picture
                 without it is a still. An `av.VideoFrame` brings its own.
+            quarter_turns: by how many quarters of a turn, counterclockwise, the picture is turned when it is
+                shown: the network knows people who stand upright. An `av.VideoFrame` brings its own.
 
         Returns:
             A new picture of the same kind, size and format (planar RGB for a palette).
@@ -111,7 +113,7 @@ class Enhancer:
             UsageError: another kind of array, or a frame smaller than 16×16 or in a GPU's memory.
         """
         if isinstance(picture, np.ndarray):
-            return cast(Picture, self._array(picture, pts_seconds))
+            return cast(Picture, self._array(picture, pts_seconds, quarter_turns))
         return self._frame(picture, pts_seconds)
 
     def enhance_planes(
@@ -121,12 +123,13 @@ class Enhancer:
         color: Color,
         pts_seconds: float | None,
         out: tuple[Plane, ...],
+        quarter_turns: int = 0,
     ) -> None:
         """Enhance one frame's planes into `out` (arrays of the same shapes, which may be `planes`).
 
         Args:
             planes: [rows, columns] each, uint8 at 8 bits and uint16 above.
-            pts_seconds: as for `__call__`.
+            pts_seconds, quarter_turns: as for `__call__`.
         """
         backend = self.choice.backend
         size = self.network.config.thumbnail_size(*planes[0].shape)
@@ -135,24 +138,24 @@ class Enhancer:
                 codes, histogram = backend.analyze(planes, pixel_format, color, size)
                 thumbnail = hdr.to_sdr(torch.from_numpy(codes), color.transfer)
             stream = (planes[0].shape, pixel_format, color)
-            grid = self._follow(thumbnail, torch.from_numpy(histogram), stream, pts_seconds)
+            grid = self._follow(thumbnail, torch.from_numpy(histogram), stream, pts_seconds, quarter_turns)
             with self._timed("apply"):
                 # Strength first: the grid of an HDR frame isn't quite proportional to it.
                 gain = reference.exponentiate(hdr.convert_grid(self.strength * grid, color.transfer), 1)
                 backend.apply(planes, gain.numpy(), pixel_format, color, out)
 
-    def _follow(self, thumbnail: Tensor, histogram: Tensor, stream: Stream, pts: float | None) -> Tensor:
+    def _follow(self, thumbnail: Tensor, histogram: Tensor, stream: Stream, pts: float | None, turns: int) -> Tensor:
         """The grid for this frame: its own for a still, the smoothed one for a frame of a video."""
         last = self._state
         if pts is None:
-            return self._estimate(thumbnail)
+            return self._estimate(thumbnail, turns)
         if last is None or last.stream != stream or pts < last.pts:
-            grid = self._estimate(thumbnail)
+            grid = self._estimate(thumbnail, turns)
             self._state = _State(stream, pts, histogram, grid, grid, pts)
             return grid
         last.frames_since += 1
         if self._due(last, pts) or bool(reference.is_cut(histogram, last.histogram)):
-            last.target, last.estimated_pts, last.frames_since = self._estimate(thumbnail), pts, 0
+            last.target, last.estimated_pts, last.frames_since = self._estimate(thumbnail, turns), pts, 0
         with self._timed("smooth"):
             elapsed, tau = pts - last.pts, self.settings.smoothing
             last.grid = reference.smooth(last.target, histogram, last.grid, last.histogram, elapsed, tau)
@@ -165,9 +168,10 @@ class Enhancer:
         # A millisecond of slack: 15 Hz of a 30 fps video must not slip to every third frame.
         return pts - last.estimated_pts >= 1 / self.choice.backend.estimates_per_second - 1e-3
 
-    def _estimate(self, thumbnail: Tensor) -> Tensor:
+    def _estimate(self, thumbnail: Tensor, turns: int) -> Tensor:
         with self._timed("estimate"):
-            return cast(Tensor, self.network(thumbnail[None])[0])
+            upright = torch.rot90(thumbnail, turns, (-2, -1))
+            return torch.rot90(self.network(upright[None])[0], -turns, (-2, -1))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -180,30 +184,37 @@ class Enhancer:
             pts = float(frame.pts * frame.time_base)
         source = to_planar(frame)
         result = new_like(frame) if source is frame else source
-        self.enhance_planes(planes_of(source), pixel_format_of(source), color_of(source), pts, planes_of(result))
+        self.enhance_planes(
+            planes_of(source),
+            pixel_format_of(source),
+            color_of(source),
+            pts,
+            planes_of(result),
+            quarter_turns_of(frame),
+        )
         # A palette's colours were never those of the result: swscale writes no palettes.
         return result if source is frame or frame.format.has_palette else reformat(result, frame.format.name)
 
-    def _array(self, picture: NDArray[np.generic], pts: float | None) -> NDArray[np.generic]:
+    def _array(self, picture: NDArray[np.generic], pts: float | None, turns: int) -> NDArray[np.generic]:
         if picture.ndim != 2 and picture.shape[2:] != (3,):
             raise UsageError(f"a picture must be RGB [H, W, 3] or grey [H, W], not {list(picture.shape)}")
         if picture.dtype == np.float32:
-            return self._float_array(cast("NDArray[np.float32]", picture), pts)
+            return self._float_array(cast("NDArray[np.float32]", picture), pts, turns)
         depth = {"uint8": "", "uint16": "16le"}.get(picture.dtype.name)
         if depth is None:
             raise UsageError(f"a picture must be of uint8, uint16 or float32 (0 … 1), not {picture.dtype}")
         if picture.ndim == 2:
             planes: tuple[Plane, ...] = (cast(Plane, picture.copy()),)
-            self.enhance_planes(planes, PixelFormat(f"gray{depth}"), _GREY, pts, planes)
+            self.enhance_planes(planes, PixelFormat(f"gray{depth}"), _GREY, pts, planes, turns)
             return planes[0]
         planes = tuple(cast(Plane, picture[..., i].copy()) for i in (1, 2, 0))
-        self.enhance_planes(planes, PixelFormat(f"gbrp{depth}"), _RGB, pts, planes)
+        self.enhance_planes(planes, PixelFormat(f"gbrp{depth}"), _RGB, pts, planes, turns)
         return np.stack([planes[2], planes[0], planes[1]], -1)
 
-    def _float_array(self, picture: NDArray[np.float32], pts: float | None) -> NDArray[np.float32]:
+    def _float_array(self, picture: NDArray[np.float32], pts: float | None, turns: int) -> NDArray[np.float32]:
         """Adds the difference of 16-bit codes, so that strength 0 is exact and tones beyond 0 … 1 stay."""
         codes = np.rint(np.nan_to_num(picture).clip(0, 1) * 65535).astype(np.uint16)
-        lifted = cast("NDArray[np.uint16]", self._array(codes, pts))
+        lifted = cast("NDArray[np.uint16]", self._array(codes, pts, turns))
         result: NDArray[np.float32] = picture + (lifted.astype(np.float32) - codes) / np.float32(65535)
         return result.clip(np.minimum(picture, 0), np.maximum(picture, 1))
 

@@ -33,6 +33,9 @@ _OPTIONS: dict[str, dict[str, object]] = {
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
 _KINDS = {"srgb": 3, "rgb": 3, "rgb16": 3, "b-w": 1, "grey16": 1}
 _DEPTHS = {"uchar": 8, "ushort": 16}
+# EXIF orientation → quarters of a turn, counterclockwise, mirroring aside.
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
+
 
 @dataclass(frozen=True)
 class ImageReport:
@@ -160,7 +163,9 @@ def _enhance(image: pyvips.Image, enhancer: Enhancer) -> pyvips.Image:
     """The picture with its colours lifted; transparency and metadata are its own."""
     channels = _KINDS[image.interpretation]
     pixels = image.extract_band(0, n=channels).numpy()  # [H, W, 3], or [H, W] of a grey picture
-    result = pyvips.Image.new_from_array(enhancer(pixels))
+    orientation = image.get("orientation") if image.get_typeof("orientation") else 1
+    lifted = enhancer(pixels, quarter_turns=_QUARTER_TURNS.get(orientation, 0))
+    result = pyvips.Image.new_from_array(lifted)
     if image.bands > channels:
         result = result.bandjoin(image[channels])
     # Metadata is that of the picture drawn on; all but its preview, which shows the old one.

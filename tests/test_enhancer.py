@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from rtlit import reference
-from rtlit.avframe import color_of, pixel_format_of, planar_name, planes_of, reformat, to_planar
+from rtlit.avframe import color_of, pixel_format_of, planar_name, planes_of, quarter_turns_of, reformat, to_planar
 from rtlit.enhancer import Enhancer
 from rtlit.errors import UsageError, WeightsError
 from rtlit.frame import Color
@@ -108,6 +108,24 @@ def test_pictures_are_the_reference(make: Callable[..., Enhancer], picture: Byte
     wanted = (reference.enhance_rgb(rgb, reference.exponentiate(grid, 1.3))[0] * 255).permute(1, 2, 0)
     assert float((torch.from_numpy(enhancer(picture)) - wanted).abs().max()) <= 1.01
     assert float((wanted - torch.from_numpy(picture.copy())).abs().max()) > 5
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_pictures_are_judged_upright(make: Callable[..., Enhancer], picture: Bytes, turns: int) -> None:
+    stored = np.ascontiguousarray(np.rot90(picture, -turns))
+    upright = make()(picture).astype(int)
+    shown = np.rot90(make()(stored, quarter_turns=turns), turns)
+    assert np.abs(shown - upright).max() <= 1
+    assert np.abs(np.rot90(make()(stored), turns) - upright).max() > 4  # lying, it is judged otherwise
+
+
+def test_frames_bring_their_rotation(make: Callable[..., Enhancer]) -> None:
+    with av.open(str(Path(__file__).parent / "data" / "media3_sample_rotate_and_reflect.mp4")) as container:
+        frame = next(container.decode(video=0))
+    assert frame.rotation == -90 and quarter_turns_of(frame) == 3
+    planes = tuple(plane.copy() for plane in planes_of(frame))
+    make().enhance_planes(planes, pixel_format_of(frame), color_of(frame), None, planes, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(planes_of(make()(frame)), planes, strict=True))
 
 
 def test_missing_weights_are_said() -> None:

@@ -87,6 +87,19 @@ def test_metadata_and_orientation_stay(suffix: str, vips: pyvips.Image, tmp_path
         assert after.get("exif-ifd0-Make").startswith("Acme")
 
 
+def test_the_network_sees_what_the_orientation_shows(vips: pyvips.Image, tmp_path: Path) -> None:
+    turned = vips.rot90()
+    turned.set_type(pyvips.GValue.gint_type, "orientation", 8)
+    for name, image in (("turned", turned), ("upright", vips)):
+        image.write_to_file(str(tmp_path / f"{name}.tif"))
+        enhance_image(tmp_path / f"{name}.tif", tmp_path / f"{name}.out.tif", threads=1)
+    shown, upright = (
+        pyvips.Image.new_from_file(str(tmp_path / f"{name}.out.tif")).autorot().numpy().astype(int)
+        for name in ("turned", "upright")
+    )
+    assert abs(shown - upright).max() <= 1
+
+
 def test_preview_of_the_old_picture_goes(vips: pyvips.Image, tmp_path: Path) -> None:
     tagged = vips.copy()
     tagged.set_type(pyvips.GValue.gstr_type, "exif-ifd0-Make", "Acme (Acme, ASCII, 5 components, 5 bytes)")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from rtlit.avframe import color_of, planes_of
+from rtlit.avframe import color_of, planes_of, quarter_turns_of
 from rtlit.frame import PixelFormat
 from rtlit.video import probe
 from rtlit.video.convert import convert
@@ -27,12 +27,14 @@ class Layout:
         size: (width, height) of the picture.
         coded_size: (width, height) to encode.
         compare: the frame is before | after, as it is shown.
+        quarter_turns: how the picture is turned when it is shown, as for `Enhancer`.
     """
 
     def __init__(self, first: av.VideoFrame, compare: bool) -> None:
         """Lay out for frames like `first`."""
         self.size = self.coded_size = (first.width, first.height)
         self.compare = compare
+        self.quarter_turns = quarter_turns_of(first)
         matrix = probe.display_matrix(first)
         # Shown x = matrix[0]·x + matrix[3]·y: a turned video is stacked along y, a mirrored one the other way round.
         self.axis = 1 if probe.is_transposed(matrix) else 0
@@ -101,8 +103,8 @@ class Stage:
     def _in_place(self, frame: av.VideoFrame) -> av.VideoFrame:
         # In place, so that captions and field flags, which PyAV can't set on a new frame, stay with it.
         frame.make_writable()
-        planes = planes_of(frame)
-        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, planes)
+        planes, turns = planes_of(frame), self._layout.quarter_turns
+        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, planes, turns)
         return frame
 
     def _compared(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -110,10 +112,10 @@ class Stage:
         both.pts, both.time_base, both.duration = frame.pts, frame.time_base, frame.duration
         both.color_range, both.colorspace = frame.color_range, frame.colorspace
         both.color_primaries, both.color_trc = frame.color_primaries, frame.color_trc
-        planes, canvas = planes_of(frame), planes_of(both)
+        planes, canvas, turns = planes_of(frame), planes_of(both), self._layout.quarter_turns
         before, after = self._layout.halves(canvas, self._pixels)
         for view, plane in zip(before, planes, strict=True):
             view[:] = plane
-        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, after)
+        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, after, turns)
         self._layout.pad(canvas, self._pixels)
         return both
