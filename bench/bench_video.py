@@ -3,8 +3,9 @@
     python bench/bench_video.py [--clip FILE] [--rounds 3]
     python bench/bench_video.py --memory          # 1080p, 1080p with 10 times the frames, 4K: minutes
 
-Each run is a process of its own; both sides of a ratio run in turns, and the median of the rounds counts. The plain
-transcode decodes, encodes and copies the sound with the threads that FFmpeg takes by itself.
+Each run is a process of its own, start and imports included; both sides of a ratio run in turns, and the median of the
+rounds counts. The ratio of CPU seconds says what a loaded machine's wall clock can't. The plain transcode decodes
+and encodes with the threads that FFmpeg takes by itself.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,13 +70,13 @@ def scaled(clip: Path, width: int, height: int, frames: int, folder: Path) -> Pa
     return result
 
 
-def run(code: str, *arguments: str) -> tuple[float, str]:
-    """(wall-clock seconds, stdout) of a Python process, interpreter start included."""
-    import time
-
-    begin = time.perf_counter()
+def run(code: str, *arguments: str) -> tuple[float, float, str]:
+    """(wall-clock seconds, CPU seconds, stdout) of a Python process, interpreter start included."""
+    begin, before = time.perf_counter(), os.times()
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    return time.perf_counter() - begin, done.stdout
+    after = os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - begin, busy, done.stdout
 
 
 def psnr(one: Path, other: Path) -> float:
@@ -93,7 +95,7 @@ def psnr(one: Path, other: Path) -> float:
 
 def speed(clip: Path, rounds: int, folder: Path) -> None:
     """Print the ratio at 720p and 1080p, and where the time goes."""
-    heads = ("size", "frames", "plain s", "enhance_video s", "ratio", "fps", "ms a frame of each stage")
+    heads = ("size", "frames", "plain s", "enhance_video s", "ratio", "CPU ratio", "fps", "ms a frame of each stage")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for width, height in ((1280, 720), (1920, 1080)):
         source = scaled(clip, width, height, 600, folder)
@@ -101,16 +103,16 @@ def speed(clip: Path, rounds: int, folder: Path) -> None:
         run(ENHANCE, "0", str(source), str(enhanced))  # also fills the cache of compiled kernels
         if (found := psnr(source, enhanced)) < MATCH_DB:
             sys.exit(f"strength 0 gives {found:.1f} dB against the input: nothing to time")
-        times: dict[str, list[float]] = {"plain": [], "enhance": []}
-        for _ in range(rounds):
-            times["plain"].append(run(PLAIN, str(source), str(plain))[0])
-            seconds, report = run(ENHANCE, "1", str(source), str(enhanced))
-            times["enhance"].append(seconds)
-        told = json.loads(report)
-        a, b = statistics.median(times["plain"]), statistics.median(times["enhance"])
+        runs = [
+            (run(PLAIN, str(source), str(plain)), run(ENHANCE, "1", str(source), str(enhanced))) for _ in range(rounds)
+        ]
+        told = json.loads(runs[-1][1][2])
+        a, b = (statistics.median(pair[side][0] for pair in runs) for side in (0, 1))
+        busy = statistics.median(ours[1] / plains[1] for plains, ours in runs)
         stages = ", ".join(f"{name} {ms:.1f}" for name, ms in told["stage_ms"].items())
-        cells = (f"{height}p", told["frames"], f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}", f"{told['fps']:.1f}", stages)
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        cells = (f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}", f"{busy:.2f}", f"{told['fps']:.1f}", stages)
+        cells = (f"{height}p", str(told["frames"]), *cells)
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def memory(clip: Path, folder: Path) -> None:
@@ -118,7 +120,7 @@ def memory(clip: Path, folder: Path) -> None:
     print("| size | frames | peak RSS MB |\n|---|---|---|")
     for width, height, frames in ((1920, 1080, 90), (1920, 1080, 900), (3840, 2160, 120)):
         source = scaled(clip, width, height, frames, folder)
-        told = json.loads(run(ENHANCE, "1", str(source), str(folder / "out.mp4"))[1])
+        told = json.loads(run(ENHANCE, "1", str(source), str(folder / "out.mp4"))[2])
         print(f"| {width}×{height} | {told['frames']} | {told['peak_rss_mb']:.0f} |", flush=True)
         source.unlink()
 

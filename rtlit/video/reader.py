@@ -36,6 +36,8 @@ class Reader:
         shift: seconds to take from the input's clock for the output's; 0 unless `start` cuts.
         skipped: packets that could not be decoded.
         seconds: time spent reading and decoding.
+        frame_bytes: size of a decoded frame.
+        abandoned: a thread still reads and can't be stopped.
     """
 
     def __init__(self, source: str | Path | BinaryIO, video: VideoSettings, warn: Callable[[str], None]) -> None:
@@ -61,6 +63,7 @@ class Reader:
         self.skipped = self.damaged = self.retimed = 0
         self.seconds = 0.0
         self.frame_bytes = 0
+        self.abandoned = False
         self._last: int | None = None
         self._ends = {stream.index: probe.end_of(stream) for stream in self.container.streams}
         self._step = self._frame_step()
@@ -73,8 +76,9 @@ class Reader:
         return self._video.start > 0 or self.end is not None
 
     def close(self) -> None:
-        """Close the input."""
-        self.container.close()
+        """Close the input, unless a thread still waits for data in it: FFmpeg would crash."""
+        if not self.abandoned:
+            self.container.close()
 
     def prime(self) -> av.VideoFrame:
         """Read as far as the first frame to keep, and give it.

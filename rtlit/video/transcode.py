@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from rtlit.errors import InputError
+from rtlit.errors import InputError, RtlitError
 from rtlit.settings import Device, EnhanceSettings
 from rtlit.video.belt import Belt, Stopped
 from rtlit.video.settings import Progress, VideoReport, VideoSettings
@@ -64,9 +64,12 @@ def enhance_video(
     Raises:
         InputError, OutputError, UsageError, WeightsError, DeviceError: one line each; nothing is left behind.
     """
+    import av
+
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
     from rtlit.video.formats import muxer_for, plan_encoder
+    from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
     from rtlit.video.writer import Writer, check_target
@@ -111,6 +114,10 @@ def enhance_video(
             stage = Stage(enhancer, plan.work_format, layout, warn)
             _run(reader, stage, writer, on_progress)
             writer.finish()
+    except av.error.FFmpegError as error:
+        raise InputError(f"{reader.name}: can't be processed: {reason(error)}") from None
+    except MemoryError:
+        raise RtlitError(f"{reader.name}: needs more memory than there is; try a smaller video") from None
     finally:
         reader.close()
     wall = time.perf_counter() - begin
@@ -157,6 +164,7 @@ def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Pr
         decoded.stop()
         for worker in workers:
             worker.join(_JOIN_SECONDS)
+        reader.abandoned = any(worker.is_alive() for worker in workers)
     progress.tick(last=True)
 
 
