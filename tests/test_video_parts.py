@@ -123,7 +123,7 @@ def test_compare_is_before_after_as_shown(
     assert any(np.array_equal(place, 255 - before) for place in places[2:])
 
 
-def _negative(self: Any, planes: Any, pixels: Any, color: Any, pts: Any, out: Any) -> None:
+def _negative(self: Any, planes: Any, pixels: Any, color: Any, pts: Any, out: Any, turns: int) -> None:
     for plane, result in zip(planes, out, strict=True):
         result[:] = 255 - plane
 
