@@ -232,7 +232,7 @@ class Reader:
         A decoded frame's own duration is that of a packet, which is the step to the next packet in decoding order.
         """
         assert frame.pts is not None
-        end = next_pts or self._ends.get(self.stream.index)
+        end = self._ends.get(self.stream.index) if next_pts is None else next_pts
         length = end - frame.pts if end is not None and end > frame.pts else frame.duration or self._step
         if self.end is not None:
             length = min(length, max(1, round(self.end / self.time_base) - frame.pts))
