@@ -92,7 +92,7 @@ def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFor
     """What `lift_blocks` takes between the planes and the strip."""
     height, width = planes[0].shape
     cells_y, down, _ = _cells(height, table.shape[0])
-    _, right, bounds = _cells(width, table.shape[1])
+    _, right, bounds = _cells(width, table.shape[1] + 1)
     luma, chroma = color.scales(pixel_format.depth)
     return (
         (height, width, planes[-1].shape[1]),
@@ -100,12 +100,12 @@ def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFor
         np.array([*luma, *chroma, pixel_format.max_code], np.float32),
         np.array(color.to_rgb(), np.float32),
         np.array(color.from_rgb(), np.float32),
-        table,
+        table.reshape(len(table), -1),
         cells_y,
         down,
         bounds,
         right,
-        (0.0,) * table.shape[3],  # its length is the number of bins, a constant of the compilation
+        (0.0,) * table.shape[-1],  # its length is the number of bins, a constant of the compilation
     )
 
 
@@ -159,8 +159,14 @@ def _cells(pixels: int, cells: int) -> tuple[NDArray[np.int64], Floats, NDArray[
 
 
 def _table(gain: Floats) -> Floats:
-    """F = gain − 1 of [K, D, GH, GW] as [GH, GW, 3, D], each side of the grid at least 2."""
+    """F = gain − 1 of [K, D, GH, GW] as [GH, GW − 1, 3, 2, 2, D].
+
+    Between two columns of cells: of the left one and by how much the right one is larger; of every bin and by how
+    much the next is larger. A grid of a single row or column is repeated.
+    """
     table = (gain - np.float32(1)).transpose(2, 3, 0, 1)
-    height, width, channels, bins = table.shape
+    height, width, _, _ = table.shape
     table = np.repeat(np.repeat(table, 2 if height == 1 else 1, 0), 2 if width == 1 else 1, 1)
-    return np.ascontiguousarray(np.broadcast_to(table, (*table.shape[:2], 3, bins)), np.float32)
+    table = np.stack([table, np.diff(table, axis=3, append=table[..., -1:])], 3)
+    table = np.stack([table[:, :-1], np.diff(table, axis=1)], 3)
+    return np.ascontiguousarray(np.broadcast_to(table, (*table.shape[:2], 3, *table.shape[3:])), np.float32)

@@ -19,6 +19,8 @@ import numpy as np
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 LANES = 16  # pixels a pass of the inner loop: an AVX-512 register, two of AVX2
+_SPAN = 17 * LANES  # pixels that are worked on at a time; not a power of 2, which would put rows 4 KiB apart
+_G, _B, _Z, _U = (np.uint64(row * _SPAN) for row in range(1, 5))
 
 # Without "reassoc" and "arcp", so that results don't hang on the vector width.
 _FLAGS = {"contract", "nnan", "ninf", "nsz"}
@@ -30,6 +32,10 @@ def _jit(function: Function) -> Function:
     except RuntimeError:  # neither the package's directory nor the user's cache directory can be written
         compiled = numba.njit(nogil=True, fastmath=_FLAGS, error_model="numpy")(function)
     return cast(Function, compiled)
+
+
+def _inlined(function: Function) -> Function:
+    return cast(Function, numba.njit(nogil=True, fastmath=_FLAGS, error_model="numpy", forceinline=True)(function))
 
 
 @_jit
@@ -62,91 +68,173 @@ def lift_blocks(
     height, width, chroma_width = sizes
     shift_y, shift_x, channels = layout
     padded = (chroma_width << shift_x) + width + LANES
-    tone = np.zeros(padded, np.float32)
-    base = np.zeros((3, padded), np.float32)
-    difference, total = np.zeros_like(base), np.zeros_like(base)
-    cells = np.empty(table.shape[1:], np.float32)
+    base = np.empty((3, padded), np.float32)
+    for k in range(3):
+        base[k] = -to_rgb[k, 0] * levels[0] / levels[1]
+    totals = np.zeros((2, 3, padded), np.float32)
+    line = np.empty(padded, luma.dtype)
+    cells = np.empty(table.shape[1], np.float32)
+    pixels = np.empty(5 * _SPAN, np.float32)
+    scale_r, scale_g, scale_b = to_rgb[0, 0] / levels[1], to_rgb[1, 0] / levels[1], to_rgb[2, 0] / levels[1]
     for block in range(first, last):
         top, bottom = block << shift_y, min((block + 1) << shift_y, height)
         if channels == 3:
             _chroma_to_rgb(blue[block], red[block], base, chroma_width, shift_x, levels, to_rgb)
-            total[:] = 0
+        totals[0] = 0
         for y in range(top, bottom):
+            before, after = totals[(y - top) & 1], totals[(y - top + 1) & 1]
             source = luma[y]
-            for x in range(width):
-                tone[x] = (np.float32(source[x]) - levels[0]) / levels[1]
+            # A block that reaches past the last row repeats it.
+            repeats = 1 if y + 1 < height else 1 + ((block + 1) << shift_y) - height
             _interpolate(table[cells_y[y]], table[cells_y[y] + 1], down[y], cells)
-            for j in range(cells.shape[0] - 1):
-                start, count = bounds[j], (bounds[j + 1] - bounds[j] + LANES - 1) // LANES
-                _lift_segment(
-                    tone, base[0], base[1], base[2], right, difference[0], difference[1], difference[2],
-                    cells, np.uint64(j), np.uint64(start), count, to_rgb[0, 0], to_rgb[1, 0], to_rgb[2, 0], bins,
-                )  # fmt: skip
-            _write_luma(source, difference, luma_out[y], width, levels, from_rgb)
-            if channels == 3:
-                # A block that reaches past the last row repeats it.
-                repeats = 1 if y + 1 < height else 1 + ((block + 1) << shift_y) - height
-                _add(difference, total, width, chroma_width << shift_x, np.float32(repeats))
+            for j in range(bounds.shape[0] - 1):
+                for start in range(bounds[j], bounds[j + 1], _SPAN):
+                    # It may run over into the next, which is written afterwards.
+                    count = (min(bounds[j + 1] - start, _SPAN) + LANES - 1) // LANES * LANES
+                    _gather_tones(
+                        source, base[0], base[1], base[2], right, pixels, start, count, scale_r, scale_g, scale_b, bins
+                    )
+                    _lift(pixels, cells, j, count, bins)
+                    _add_luma(pixels, source, line, start, count, levels, from_rgb)
+                    for k in range(3 if channels == 3 else 0):
+                        _accumulate(pixels, k * _SPAN, before[k], after[k], start, count, np.float32(repeats))
+            luma_out[y, :width] = line[:width]
         if channels == 3:
+            total = totals[(bottom - top) & 1]
+            for k in range(3):  # a block that reaches past the last column repeats it
+                total[k, width : chroma_width << shift_x] = total[k, width - 1]
             _write_chroma(blue[block], total, blue_out[block], chroma_width, layout, levels, from_rgb[1])
             _write_chroma(red[block], total, red_out[block], chroma_width, layout, levels, from_rgb[2])
 
 
 @_jit
-def _lift_segment(
-    tone, base_r, base_g, base_b, right, out_r, out_g, out_b,
-    cells, j, start, count, mr, mg, mb, bins,
-):  # fmt: skip
-    """L − x of R', G', B' of `count`·LANES pixels between two columns of cells.
-
-    It may run over into the next segment, which is written afterwards. `len(bins)` is D as a constant of the
-    compilation, so that the loop over d is unrolled and the one over pixels vectorised.
-    """
+def _gather_tones(source, base_r, base_g, base_b, right, pixels, start, count, scale_r, scale_g, scale_b, bins):
+    """R', G', B', z and u of `count` pixels."""
     zero, one = np.float32(0), np.float32(1)
-    for i in range(count * LANES):
-        x = start + np.uint64(i)
-        r = min(max(mr * tone[x] + base_r[x], zero), one)
-        g = min(max(mg * tone[x] + base_g[x], zero), one)
-        b = min(max(mb * tone[x] + base_b[x], zero), one)
-        z = max(r, max(g, b)) * np.float32(len(bins) - 1)
+    for i in range(count):
+        at, x = np.uint64(i), np.uint64(start + i)
+        value = np.float32(source[x])
+        r = min(max(scale_r * value + base_r[x], zero), one)
+        g = min(max(scale_g * value + base_g[x], zero), one)
+        b = min(max(scale_b * value + base_b[x], zero), one)
+        pixels[at] = r
+        pixels[at + _G] = g
+        pixels[at + _B] = b
+        pixels[at + _Z] = max(r, max(g, b)) * np.float32(len(bins) - 1)
+        pixels[at + _U] = right[x]
+
+
+@_jit
+def _lift(pixels, cells, j, count, bins):
+    """L − x in place of R', G', B', LANES pixels at a time: neighbours seldom need all bins."""
+    row = j * 12 * len(bins)
+    for at in range(0, count, LANES):
+        low, high = np.int32(1 << 30), np.int32(0)
+        for i in range(LANES):
+            bin = np.int32(pixels[np.uint64(at + i) + _Z])
+            low, high = min(low, bin), max(high, bin)
+        low = min(low, np.int32(max(len(bins) - 3, 0)))
+        if len(bins) > 2 and high <= low + 1:
+            _lift_near(pixels, cells, at, row + low, np.float32(low), bins)
+        else:
+            _lift_any(pixels, cells, at, row, bins)
+
+
+@_inlined
+def _lift_near(pixels, cells, at, row, low, bins):
+    """Tones within two intervals from bin `low` on: a value and two slopes."""
+    n = len(bins)
+    for i in range(LANES):
+        x = np.uint64(at + i)
+        z, u = pixels[x + _Z] - low, pixels[x + _U]
+        lower = min(z, np.float32(1))
+        upper = z - lower
+        fr = (
+            (cells[np.uint64(row)] + u * cells[np.uint64(row + 2 * n)])
+            + lower * (cells[np.uint64(row + n)] + u * cells[np.uint64(row + 3 * n)])
+            + upper * (cells[np.uint64(row + n + 1)] + u * cells[np.uint64(row + 3 * n + 1)])
+        )
+        fg = (
+            (cells[np.uint64(row + 4 * n)] + u * cells[np.uint64(row + 6 * n)])
+            + lower * (cells[np.uint64(row + 5 * n)] + u * cells[np.uint64(row + 7 * n)])
+            + upper * (cells[np.uint64(row + 5 * n + 1)] + u * cells[np.uint64(row + 7 * n + 1)])
+        )
+        fb = (
+            (cells[np.uint64(row + 8 * n)] + u * cells[np.uint64(row + 10 * n)])
+            + lower * (cells[np.uint64(row + 9 * n)] + u * cells[np.uint64(row + 11 * n)])
+            + upper * (cells[np.uint64(row + 9 * n + 1)] + u * cells[np.uint64(row + 11 * n + 1)])
+        )
+        _differ(pixels, x, fr, fg, fb)
+
+
+@_inlined
+def _lift_any(pixels, cells, at, row, bins):
+    """A tuple's length is a constant of the compilation: so d is unrolled and pixels vectorised."""
+    zero, one = np.float32(0), np.float32(1)
+    for i in range(LANES):
+        x = np.uint64(at + i)
+        z, u = pixels[x + _Z], pixels[x + _U]
         r0 = r1 = g0 = g1 = b0 = b1 = zero
         rest = one
         for d in range(len(bins)):
             beyond = min(max(z - np.float32(d), zero), one)
             hat = rest - beyond
             rest = beyond
-            r0 += hat * cells[j, 0, d]
-            r1 += hat * cells[j + 1, 0, d]
-            g0 += hat * cells[j, 1, d]
-            g1 += hat * cells[j + 1, 1, d]
-            b0 += hat * cells[j, 2, d]
-            b1 += hat * cells[j + 1, 2, d]
-        u = right[x]
-        fr = r0 * (one - u) + r1 * u
-        fg = g0 * (one - u) + g1 * u
-        fb = b0 * (one - u) + b1 * u
-        out_r[x] = r * (one - r) * fr / (one + r * fr)
-        out_g[x] = g * (one - g) * fg / (one + g * fg)
-        out_b[x] = b * (one - b) * fb / (one + b * fb)
+            r0 += hat * cells[np.uint64(row + d)]
+            r1 += hat * cells[np.uint64(row + 2 * len(bins) + d)]
+            g0 += hat * cells[np.uint64(row + 4 * len(bins) + d)]
+            g1 += hat * cells[np.uint64(row + 6 * len(bins) + d)]
+            b0 += hat * cells[np.uint64(row + 8 * len(bins) + d)]
+            b1 += hat * cells[np.uint64(row + 10 * len(bins) + d)]
+        _differ(pixels, x, r0 + u * r1, g0 + u * g1, b0 + u * b1)
+
+
+@_inlined
+def _differ(pixels, x, fr, fg, fb):
+    """L − x in place of a pixel's R', G', B', with one division for the three."""
+    one = np.float32(1)
+    r, g, b = pixels[x], pixels[x + _G], pixels[x + _B]
+    under_r, under_g, under_b = one + r * fr, one + g * fg, one + b * fb
+    both = under_r * under_g
+    shared = one / (both * under_b)
+    inverse = shared * under_b
+    pixels[x] = r * (one - r) * fr * (inverse * under_g)
+    pixels[x + _G] = g * (one - g) * fg * (inverse * under_r)
+    pixels[x + _B] = b * (one - b) * fb * (shared * both)
+
+
+@_jit
+def _add_luma(pixels, source, out, start, count, levels, mix):
+    mr, mg, mb = mix[0, 0] * levels[1], mix[0, 1] * levels[1], mix[0, 2] * levels[1]
+    zero, top = np.float32(0), levels[4] + np.float32(0.5)
+    for i in range(count):
+        at, x = np.uint64(i), np.uint64(start + i)
+        value = mr * pixels[at] + mg * pixels[at + _G] + mb * pixels[at + _B]
+        value += np.float32(source[x]) + np.float32(0.5)
+        out[x] = np.int32(min(max(value, zero), top))
+
+
+@_jit
+def _accumulate(pixels, row, before, after, start, count, repeats):
+    for i in range(count):
+        x = np.uint64(start + i)
+        after[x] = before[x] + repeats * pixels[np.uint64(row + i)]
 
 
 @_jit
 def _interpolate(above, below, weight, out):
-    for j in range(out.shape[0]):
-        for k in range(3):
-            for d in range(out.shape[2]):
-                out[j, k, d] = above[j, k, d] * (np.float32(1) - weight) + below[j, k, d] * weight
+    for i in range(out.shape[0]):
+        out[i] = above[i] * (np.float32(1) - weight) + below[i] * weight
 
 
 @_jit
 def _chroma_to_rgb(blue, red, out, width, shift, levels, to_rgb):
     """What chroma adds to R', G', B', out [3, columns]; every sample serves its whole block."""
     for k in range(3):
-        row, mb, mr = out[k], to_rgb[k, 1], to_rgb[k, 2]
+        row, mb, mr = out[k], to_rgb[k, 1] / levels[3], to_rgb[k, 2] / levels[3]
+        offset = -levels[2] * (mb + mr) - to_rgb[k, 0] * levels[0] / levels[1]
         for i in range(width):
-            cb = (np.float32(blue[i]) - levels[2]) / levels[3]
-            cr = (np.float32(red[i]) - levels[2]) / levels[3]
-            value = mb * cb + mr * cr
+            value = mb * np.float32(blue[i]) + (mr * np.float32(red[i]) + offset)
             if shift == 0:
                 row[i] = value
             elif shift == 1:
@@ -154,24 +242,6 @@ def _chroma_to_rgb(blue, red, out, width, shift, levels, to_rgb):
                 row[2 * i + 1] = value
             else:
                 row[4 * i : 4 * i + 4] = value
-
-
-@_jit
-def _add(difference, total, width, padded, repeats):
-    for k in range(3):
-        row, sums = difference[k], total[k]
-        row[width:padded] = row[width - 1]  # a block that reaches past the last column repeats it
-        for x in range(padded):
-            sums[x] += repeats * row[x]
-
-
-@_jit
-def _write_luma(source, difference, out, width, levels, mix):
-    dr, dg, db = difference[0], difference[1], difference[2]
-    mr, mg, mb = mix[0, 0] * levels[1], mix[0, 1] * levels[1], mix[0, 2] * levels[1]
-    for x in range(width):
-        value = np.float32(source[x]) + (mr * dr[x] + mg * dg[x] + mb * db[x]) + np.float32(0.5)
-        out[x] = np.int32(min(max(value, np.float32(0)), levels[4] + np.float32(0.5)))
 
 
 @_jit
