@@ -96,7 +96,7 @@ def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFor
     luma, chroma = color.scales(pixel_format.depth)
     return (
         (height, width, planes[-1].shape[1]),
-        (pixel_format.shift_y, pixel_format.shift_x, len(planes)),
+        (pixel_format.shift_y, pixel_format.shift_x, len(planes), LANES),
         np.array([*luma, *chroma, pixel_format.max_code], np.float32),
         np.array(color.to_rgb(), np.float32),
         np.array(color.from_rgb(), np.float32),

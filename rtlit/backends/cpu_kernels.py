@@ -66,7 +66,7 @@ def lift_blocks(
 ):  # fmt: skip
     """Rows first … last of chroma samples, and the rows of luma samples that share them."""
     height, width, chroma_width = sizes
-    shift_y, shift_x, channels = layout
+    shift_y, shift_x, channels, lanes = layout
     padded = (chroma_width << shift_x) + width + LANES
     base = np.empty((3, padded), np.float32)
     for k in range(3):
@@ -75,6 +75,7 @@ def lift_blocks(
     line = np.empty(padded, luma.dtype)
     cells = np.empty(table.shape[1], np.float32)
     pixels = np.empty(5 * _SPAN, np.float32)
+    lowest = np.empty(_SPAN // LANES, np.int32)
     scale_r, scale_g, scale_b = to_rgb[0, 0] / levels[1], to_rgb[1, 0] / levels[1], to_rgb[2, 0] / levels[1]
     for block in range(first, last):
         top, bottom = block << shift_y, min((block + 1) << shift_y, height)
@@ -94,7 +95,8 @@ def lift_blocks(
                     _gather_tones(
                         source, base[0], base[1], base[2], right, pixels, start, count, scale_r, scale_g, scale_b, bins
                     )
-                    _lift(pixels, cells, j, count, bins)
+                    _classify(pixels, lowest, count, lanes, bins)
+                    _lift(pixels, cells, j, count, lowest, bins)
                     _add_luma(pixels, source, line, start, count, levels, from_rgb)
                     for k in range(3 if channels == 3 else 0):
                         _accumulate(pixels, k * _SPAN, before[k], after[k], start, count, np.float32(repeats))
@@ -125,46 +127,49 @@ def _gather_tones(source, base_r, base_g, base_b, right, pixels, start, count, s
 
 
 @_jit
-def _lift(pixels, cells, j, count, bins):
-    """L − x in place of R', G', B', LANES pixels at a time: neighbours seldom need all bins."""
-    row = j * 12 * len(bins)
-    for at in range(0, count, LANES):
+def _classify(pixels, lowest, count, lanes, bins):
+    """The bin from which on a group of `lanes` pixels needs two intervals, or −1: more than two."""
+    for group in range(count // LANES):
         low, high = np.int32(1 << 30), np.int32(0)
-        for i in range(LANES):
-            bin = np.int32(pixels[np.uint64(at + i) + _Z])
+        for i in range(lanes):
+            bin = np.int32(pixels[np.uint64(group * LANES + i) + _Z])
             low, high = min(low, bin), max(high, bin)
-        low = min(low, np.int32(max(len(bins) - 3, 0)))
-        if len(bins) > 2 and high <= low + 1:
-            _lift_near(pixels, cells, at, row + low, np.float32(low), bins)
+        low = min(low, np.int32(len(bins) - 3))
+        lowest[np.uint64(group)] = low if high <= low + 1 else np.int32(-1)
+
+
+@_jit
+def _lift(pixels, cells, j, count, lowest, bins):
+    """L − x in place of R', G', B', LANES pixels at a time."""
+    row = j * 12 * len(bins)
+    for group in range(count // LANES):
+        low = lowest[np.uint64(group)]
+        if low >= 0:
+            _lift_near(pixels, cells, group * LANES, row + low, np.float32(low), bins)
         else:
-            _lift_any(pixels, cells, at, row, bins)
+            _lift_any(pixels, cells, group * LANES, row, bins)
 
 
 @_inlined
 def _lift_near(pixels, cells, at, row, low, bins):
     """Tones within two intervals from bin `low` on: a value and two slopes."""
-    n = len(bins)
     for i in range(LANES):
         x = np.uint64(at + i)
         z, u = pixels[x + _Z] - low, pixels[x + _U]
         lower = min(z, np.float32(1))
         upper = z - lower
-        fr = (
-            (cells[np.uint64(row)] + u * cells[np.uint64(row + 2 * n)])
-            + lower * (cells[np.uint64(row + n)] + u * cells[np.uint64(row + 3 * n)])
-            + upper * (cells[np.uint64(row + n + 1)] + u * cells[np.uint64(row + 3 * n + 1)])
-        )
-        fg = (
-            (cells[np.uint64(row + 4 * n)] + u * cells[np.uint64(row + 6 * n)])
-            + lower * (cells[np.uint64(row + 5 * n)] + u * cells[np.uint64(row + 7 * n)])
-            + upper * (cells[np.uint64(row + 5 * n + 1)] + u * cells[np.uint64(row + 7 * n + 1)])
-        )
-        fb = (
-            (cells[np.uint64(row + 8 * n)] + u * cells[np.uint64(row + 10 * n)])
-            + lower * (cells[np.uint64(row + 9 * n)] + u * cells[np.uint64(row + 11 * n)])
-            + upper * (cells[np.uint64(row + 9 * n + 1)] + u * cells[np.uint64(row + 11 * n + 1)])
-        )
+        fr = _bent(cells, row, u, lower, upper, bins)
+        fg = _bent(cells, row + 4 * len(bins), u, lower, upper, bins)
+        fb = _bent(cells, row + 8 * len(bins), u, lower, upper, bins)
         _differ(pixels, x, fr, fg, fb)
+
+
+@_inlined
+def _bent(cells, at, u, lower, upper, bins):
+    slope, right, turn = at + len(bins), at + 2 * len(bins), at + 3 * len(bins)
+    value = cells[np.uint64(at)] + u * cells[np.uint64(right)]
+    value += lower * (cells[np.uint64(slope)] + u * cells[np.uint64(turn)])
+    return value + upper * (cells[np.uint64(slope + 1)] + u * cells[np.uint64(turn + 1)])
 
 
 @_inlined
