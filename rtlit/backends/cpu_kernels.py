@@ -45,17 +45,49 @@ def area_mean(plane, height, width, rows, columns, out, first, last):
     for cell in range(first, last):
         top, bottom = rows[cell], min(rows[cell + 1], np.float64(height))
         line[:] = 0
-        for y in range(int(top), min(int(np.ceil(bottom)), height)):
-            weight = np.float32((min(bottom, y + 1.0) - max(top, float(y))) / (bottom - top))
-            source = plane[y]
-            for x in range(width):
-                line[x] += weight * np.float32(source[x])
+        for y in range(int(top), min(int(np.ceil(bottom)), height), 4):
+            _add_rows(plane, y, top, bottom, height, line)
         for column in range(out.shape[1]):
             left, right = columns[column], min(columns[column + 1], np.float64(width))
-            total = 0.0
-            for x in range(int(left), min(int(np.ceil(right)), width)):
-                total += line[x] * (min(right, x + 1.0) - max(left, float(x)))
-            out[cell, column] = total / (right - left)
+            out[cell, column] = _integral(line, left, right) / (right - left)
+
+
+@_jit
+def _add_rows(plane, y, top, bottom, height, line):
+    """The mean's share of four rows, of weight 0 below the cell, to a line of sums."""
+    w0, w1, w2, w3 = (
+        _share(y, top, bottom),
+        _share(y + 1, top, bottom),
+        _share(y + 2, top, bottom),
+        _share(y + 3, top, bottom),
+    )
+    end = height - 1
+    s0, s1, s2, s3 = plane[y], plane[min(y + 1, end)], plane[min(y + 2, end)], plane[min(y + 3, end)]
+    for x in range(line.shape[0]):
+        upper = w0 * np.float32(s0[x]) + w1 * np.float32(s1[x])
+        line[x] += upper + (w2 * np.float32(s2[x]) + w3 * np.float32(s3[x]))
+
+
+@_jit
+def _share(y, top, bottom):
+    return np.float32(max(min(bottom, y + 1.0) - max(top, np.float64(y)), 0.0) / (bottom - top))
+
+
+@_jit
+def _integral(line, left, right):
+    """Sum of the samples between two places, parts of the outermost included."""
+    begin, end = int(left), min(int(np.ceil(right)), line.shape[0])
+    sums = (0.0, 0.0, 0.0, 0.0)
+    for x in range(begin, end - 3, 4):  # four sums, since one would wait for each addition
+        at = np.uint64(x)
+        a, b, c, d = sums
+        sums = (
+            a + line[at], b + line[at + np.uint64(1)], c + line[at + np.uint64(2)], d + line[at + np.uint64(3)],
+        )  # fmt: skip
+    total = (sums[0] + sums[1]) + (sums[2] + sums[3])
+    for x in range(end - (end - begin) % 4, end):
+        total += line[np.uint64(x)]
+    return total - (left - begin) * line[np.uint64(begin)] - (end - right) * line[np.uint64(end - 1)]
 
 
 @_jit
