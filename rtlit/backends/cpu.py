@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, cast
@@ -30,7 +30,7 @@ class CpuBackend:
     def __init__(self, threads: int) -> None:
         self.name = f"numba on {threads} CPU thread{'s' if threads > 1 else ''}"
         self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, "rtlit") if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads - 1, "rtlit") if threads > 1 else None
 
     def analyze(
         self, planes: tuple[Plane, ...], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
@@ -79,13 +79,19 @@ class CpuBackend:
         cuts = [rows * i // count for i in range(count + 1)]
         return list(zip(cuts, cuts[1:], strict=False))
 
-    def _run(self, kernel: Callable[..., None], jobs: Iterable[tuple[Any, ...]]) -> None:
-        if self._pool is None:
-            for job in jobs:
+    def _run(self, kernel: Callable[..., None], jobs: list[tuple[Any, ...]]) -> None:
+        """The calling thread works too, and waits for no helper that found no core to start on."""
+        rest = iter(jobs)  # advanced by one thread at a time, under the GIL
+
+        def work() -> None:
+            for job in rest:
                 kernel(*job)
-            return
-        for future in [self._pool.submit(kernel, *job) for job in jobs]:
-            future.result()
+
+        helpers = [self._pool.submit(work) for _ in range(self.threads - 1)] if self._pool else []
+        work()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
 
 def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFormat, color: Color) -> tuple[Any, ...]:
@@ -112,7 +118,9 @@ def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFor
 def _readable(plane: Plane) -> Plane:
     """[rows, linesize]: with the padding it is contiguous, so LLVM knows that its columns are adjacent."""
     padded = _padded(plane)
-    return as_strided(np.ascontiguousarray(plane) if padded is None else padded, writeable=False)
+    view = (np.ascontiguousarray(plane) if padded is None else padded)[:]
+    view.flags.writeable = False  # always, which halves the kernels to compile
+    return cast(Plane, view)
 
 
 def _writable(plane: Plane) -> Plane:
@@ -121,6 +129,8 @@ def _writable(plane: Plane) -> Plane:
 
 
 def _padded(plane: Plane) -> Plane | None:
+    if plane.flags.c_contiguous and plane.flags.aligned:
+        return plane
     item = plane.itemsize
     pitch, rest = divmod(plane.strides[0], item)
     if plane.strides[1] != item or rest or pitch < plane.shape[1] or not plane.flags.aligned:
