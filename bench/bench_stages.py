@@ -1,5 +1,7 @@
 """Each stage of the CPU backend by itself, from 360p to 4K, checked against the reference before it is timed.
 
+Frames are random noise, for which `apply` is slowest; docs/decisions.md, "CPU kernels", has real ones.
+
 pytest bench/bench_stages.py                           all threads
 RTLIT_BENCH_THREADS=1 pytest bench/bench_stages.py     one thread
 """

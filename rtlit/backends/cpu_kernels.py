@@ -1,10 +1,13 @@
 """CPU kernels of `analyze` and `apply`, compiled by numba.
 
-`apply` has no gather. A pixel's gain between two neighbouring columns of cells is a sum over tone bins d of
-hat(z − d)·((1 − u)·left[d] + u·right[d]): multiplications and additions alone, which LLVM vectorises. The grid is
-interpolated down once a row, so that a row of a segment needs 2·3·D numbers. What is sliced is F = gain − 1, and
-what is computed is the difference L − x = x·(1 − x)·F / (1 + x·F): exactly 0 where the gain is 1, and without
-cancellation, since all hats are positive.
+`apply` has no gather. A pixel's gain between two neighbouring columns of cells is a function of its tone z that is
+linear from bin to bin. Groups of neighbouring pixels whose tones lie within two intervals take a value and two slopes
+from there; the others sum hat(z − d) times the cell over all bins. Multiplications and additions alone, which LLVM
+vectorises. The grid is interpolated down once a row. What is sliced is F = gain − 1, and what is computed is the
+difference L − x = x·(1 − x)·F / (1 + x·F): exactly 0 where the gain is 1.
+
+Traps: an index that isn't np.uint64 may be negative, which stops vectorisation; so does a loop over many arrays, which
+must be shown not to overlap each time it starts. What one pixel needs therefore lies in one array, `_SPAN` apart.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 
@@ -104,7 +107,7 @@ def lift_blocks(
     for k in range(3):
         base[k] = -to_rgb[k, 0] * levels[0] / levels[1]
     totals = np.zeros((2, 3, padded), np.float32)
-    line = np.empty(padded, luma.dtype)
+    source, line = np.zeros(padded, luma.dtype), np.empty(padded, luma.dtype)
     cells = np.empty(table.shape[1], np.float32)
     pixels = np.empty(5 * _SPAN, np.float32)
     lowest = np.empty(_SPAN // LANES, np.int32)
@@ -116,7 +119,7 @@ def lift_blocks(
         totals[0] = 0
         for y in range(top, bottom):
             before, after = totals[(y - top) & 1], totals[(y - top + 1) & 1]
-            source = luma[y]
+            _copy(luma[y], source, width)  # what is worked on runs over its end
             # A block that reaches past the last row repeats it.
             repeats = 1 if y + 1 < height else 1 + ((block + 1) << shift_y) - height
             _interpolate(table[cells_y[y]], table[cells_y[y] + 1], down[y], cells)
@@ -132,7 +135,7 @@ def lift_blocks(
                     _add_luma(pixels, source, line, start, count, levels, from_rgb)
                     for k in range(3 if channels == 3 else 0):
                         _accumulate(pixels, k * _SPAN, before[k], after[k], start, count, np.float32(repeats))
-            luma_out[y, :width] = line[:width]
+            _copy(line, luma_out[y], width)
         if channels == 3:
             total = totals[(bottom - top) & 1]
             for k in range(3):  # a block that reaches past the last column repeats it
@@ -160,7 +163,10 @@ def _gather_tones(source, base_r, base_g, base_b, right, pixels, start, count, s
 
 @_jit
 def _classify(pixels, lowest, count, lanes, bins):
-    """The bin from which on a group of `lanes` pixels needs two intervals, or −1: more than two."""
+    """The bin from which on a group of pixels needs two intervals, or −1: more than two.
+
+    `lanes` is LANES, but no constant: LLVM would unroll the loop and then vectorise over groups, with gathers.
+    """
     for group in range(count // LANES):
         low, high = np.int32(1 << 30), np.int32(0)
         for i in range(lanes):
@@ -249,6 +255,12 @@ def _add_luma(pixels, source, out, start, count, levels, mix):
         value = mr * pixels[at] + mg * pixels[at + _G] + mb * pixels[at + _B]
         value += np.float32(source[x]) + np.float32(0.5)
         out[x] = np.int32(min(max(value, zero), top))
+
+
+@_jit
+def _copy(line, out, width):
+    for x in range(width):  # a slice would take nearly 2 s longer to compile
+        out[x] = line[x]
 
 
 @_jit
