@@ -22,7 +22,7 @@ def train() -> None:
 @train.command()
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS...")
 @click.option("-o", "--run", type=click.Path(path_type=Path), required=True, help="Folder of the run; made.")
-@click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 12000]")
+@click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
 @click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]")

@@ -39,17 +39,17 @@ class SimulationSettings:
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
-    unchanged: float = 0.4
+    unchanged: float = 0.38
     under_exposed: float = 0.05
-    masked: float = 0.2
-    composed: float = 0.15
-    expanded: float = 0.2
+    masked: float = 0.35
+    composed: float = 0.1
+    expanded: float = 0.12
     dull: float = 0.6
     under_exposure: tuple[float, float] = (-4.0, -1.5)
-    foreground: tuple[float, float] = (-5.0, -1.2)
-    background: tuple[float, float] = (-0.6, 0.1)
+    foreground: tuple[float, float] = (-4.5, -1.5)
+    background: tuple[float, float] = (-0.3, 0.1)
     expansion: tuple[float, float] = (1.3, 3.2)
-    toe: float = 1.2
+    toe: float = 1.1
     cast: float = 0.25
     glare: float = 0.04
     noise: tuple[float, float] = (-5.0, -3.2)
@@ -160,8 +160,11 @@ def edge_mask(photos: Tensor, generator: torch.Generator) -> Tensor:
     noise = torch.randn(count, 1, 4, 4, generator=generator).to(photos)
     noise = F.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
     tint = torch.randn(count, 3, 1, 1, generator=generator).to(photos)
+    # Mostly, what is dark is foreground.
+    backlit = torch.rand(count, 1, 1, 1, generator=generator).to(photos) < 0.75
+    strong, weak = (_uniform(bounds, count, generator, photos) for bounds in ((-8.0, -3.0), (-3.0, 0.5)))
     score = (
-        _uniform((-7.0, 0.5), count, generator, photos) * luminance(colors)  # mostly: what is dark is foreground
+        torch.where(backlit, strong, weak) * luminance(colors)
         + _uniform((0.0, 1.0), count, generator, photos) * (tint * colors).sum(1, keepdim=True)
         + _uniform((-0.3, 0.6), count, generator, photos) * y
         + _uniform((0.0, 0.6), count, generator, photos) * near

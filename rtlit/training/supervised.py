@@ -40,7 +40,7 @@ class SupervisedSettings:
         network, simulation: see their classes.
     """
 
-    iterations: int = 12000
+    iterations: int = 7000
     batch: int = 16
     learning_rate: float = 2e-3
     average: float = 0.998
