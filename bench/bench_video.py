@@ -1,6 +1,6 @@
 """enhance_video against a plain PyAV transcode with the same codec settings, and its peak memory.
 
-    python bench/bench_video.py [--clip FILE] [--rounds 3]
+    python bench/bench_video.py [--clip FILE] [--rounds 3] [--preset veryfast]
     python bench/bench_video.py --memory          # 1080p, 1080p with 10 times the frames, 4K: minutes
 
 Each run is a process of its own, start and imports included; both sides of a ratio run in turns, and the median of the
@@ -27,11 +27,11 @@ MATCH_DB = 25.0  # at strength 0 the output must be this close to the input, or 
 
 PLAIN = """
 import sys, av
-source, target = sys.argv[1:]
+preset, source, target = sys.argv[1:]
 with av.open(source) as i, av.open(target, "w", container_options={"movflags": "+faststart"}) as o:
     v = i.streams.video[0]
     v.codec_context.thread_type = "AUTO"
-    e = o.add_stream("libx264", rate=v.average_rate, options={"crf": "18", "preset": "veryfast"})
+    e = o.add_stream("libx264", rate=v.average_rate, options={"crf": "18", "preset": preset})
     e.width, e.height, e.pix_fmt = v.width, v.height, v.pix_fmt
     e.codec_context.time_base = e.time_base = v.time_base
     for frame in i.decode(v):
@@ -42,8 +42,9 @@ with av.open(source) as i, av.open(target, "w", container_options={"movflags": "
 ENHANCE = """
 import json, sys
 from rtlit.video.transcode import VideoSettings, enhance_video
-strength, source, target = sys.argv[1:]
-report = enhance_video(source, target, strength=float(strength), video=VideoSettings(overwrite=True))
+strength, preset, source, target = sys.argv[1:]
+video = VideoSettings(preset=preset, overwrite=True)
+report = enhance_video(source, target, strength=float(strength), video=video)
 print(json.dumps(report.to_dict()))
 """
 
@@ -93,18 +94,19 @@ def psnr(one: Path, other: Path) -> float:
     return float(10 * np.log10(255**2 / max(1e-9, statistics.mean(squares))))
 
 
-def speed(clip: Path, rounds: int, folder: Path) -> None:
+def speed(clip: Path, rounds: int, preset: str, folder: Path) -> None:
     """Print the ratio at 720p and 1080p, and where the time goes."""
     heads = ("size", "frames", "plain s", "enhance_video s", "ratio", "CPU ratio", "fps", "ms a frame of each stage")
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for width, height in ((1280, 720), (1920, 1080)):
         source = scaled(clip, width, height, 600, folder)
         plain, enhanced = folder / "plain.mp4", folder / "enhanced.mp4"
-        run(ENHANCE, "0", str(source), str(enhanced))  # also fills the cache of compiled kernels
+        run(ENHANCE, "0", preset, str(source), str(enhanced))  # also fills the cache of compiled kernels
         if (found := psnr(source, enhanced)) < MATCH_DB:
             sys.exit(f"strength 0 gives {found:.1f} dB against the input: nothing to time")
         runs = [
-            (run(PLAIN, str(source), str(plain)), run(ENHANCE, "1", str(source), str(enhanced))) for _ in range(rounds)
+            (run(PLAIN, preset, str(source), str(plain)), run(ENHANCE, "1", preset, str(source), str(enhanced)))
+            for _ in range(rounds)
         ]
         told = json.loads(runs[-1][1][2])
         a, b = (statistics.median(pair[side][0] for pair in runs) for side in (0, 1))
@@ -120,7 +122,7 @@ def memory(clip: Path, folder: Path) -> None:
     print("| size | frames | peak RSS MB |\n|---|---|---|")
     for width, height, frames in ((1920, 1080, 90), (1920, 1080, 900), (3840, 2160, 120)):
         source = scaled(clip, width, height, frames, folder)
-        told = json.loads(run(ENHANCE, "1", str(source), str(folder / "out.mp4"))[2])
+        told = json.loads(run(ENHANCE, "1", "veryfast", str(source), str(folder / "out.mp4"))[2])
         print(f"| {width}×{height} | {told['frames']} | {told['peak_rss_mb']:.0f} |", flush=True)
         source.unlink()
 
@@ -129,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, default=CLIP)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--preset", default="veryfast", help="libx264's, for both sides")
     parser.add_argument("--memory", action="store_true")
     arguments = parser.parse_args()
     import av
@@ -140,7 +143,7 @@ def main() -> None:
         if arguments.memory:
             memory(arguments.clip, Path(scratch))
         else:
-            speed(arguments.clip, arguments.rounds, Path(scratch))
+            speed(arguments.clip, arguments.rounds, arguments.preset, Path(scratch))
 
 
 if __name__ == "__main__":

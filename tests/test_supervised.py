@@ -81,6 +81,17 @@ def test_the_seed_decides(photos: Path, tmp_path: Path) -> None:
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
+def test_a_run_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
+    start = train_supervised([photos], tmp_path / "start", SMALL)
+    gentle = SupervisedSettings(iterations=1, batch=2, learning_rate=1e-6, network=SMALL.network)
+    on = train_supervised([photos], tmp_path / "on", gentle, init=start)
+    before, after = weights_of(start.parent), weights_of(on.parent)
+    assert not same(before, after)
+    assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
+    with pytest.raises(UsageError, match="is for NetworkConfig"):
+        train_supervised([photos], tmp_path / "other", SupervisedSettings(), init=start)
+
+
 @pytest.mark.parametrize("stop", [2, 3, 5])
 def test_a_stopped_run_resumes_as_if_it_never_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int

@@ -25,6 +25,8 @@ def train() -> None:
 @click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
+@click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 2]")
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to start from, instead of random ones.")
 @click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option("--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints.")
@@ -36,6 +38,8 @@ def supervised(
     iterations: int | None,
     batch: int | None,
     learning_rate: float | None,
+    squared: float | None,
+    init: Path | None,
     seed: int | None,
     threads: int | None,
     every: int,
@@ -49,10 +53,12 @@ def supervised(
     The run's folder gets settings.json, log.jsonl, checkpoint.pt and weights.safetensors, which --weights of
     the other commands takes. Ctrl-C loses what came after the last checkpoint; --resume goes on from it.
     """
-    given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+    given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate}
+    given |= {"squared": squared, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
-    if resume and given:
-        raise UsageError(f"--resume keeps the run's settings; leave out {', '.join('--' + name for name in given)}")
+    if resume and (given or init):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *(["init"] if init else [])))
+        raise UsageError(f"--resume keeps the run's settings; leave out {names}")
     _require_extra()
     import torch
 
@@ -71,7 +77,7 @@ def supervised(
                 err=True,
             )
 
-    weights = train_supervised(photos, run, settings, resume=resume, every=every, on_step=tell)
+    weights = train_supervised(photos, run, settings, init=init, resume=resume, every=every, on_step=tell)
     if as_json:
         import json
 

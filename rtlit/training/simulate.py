@@ -151,7 +151,8 @@ def edge_mask(photos: Tensor, generator: torch.Generator) -> Tensor:
     """
     count, _, height, width = photos.shape
     luma = luminance(photos)
-    radius = max(photos.shape[-2:]) // 10
+    # From textures to whole things: shadow falls on leaves one by one, and on a room as a whole.
+    radius = max(photos.shape[-2:]) // int(torch.randint(10, 40, (), generator=generator))
     colors = torch.cat([guided_filter(luma, photos[:, c : c + 1], radius, 0.02) for c in range(3)], 1)
     y = torch.linspace(-1, 1, height).to(photos)[:, None]
     x = torch.linspace(-1, 1, width).to(photos)
@@ -174,7 +175,7 @@ def edge_mask(photos: Tensor, generator: torch.Generator) -> Tensor:
     threshold = torch.stack([s.quantile(q) for s, q in zip(score.flatten(1), share, strict=True)])[:, None, None, None]
     softness = score.flatten(1).std(1)[:, None, None, None] * _uniform((0.02, 0.2), count, generator, photos)
     mask = torch.sigmoid((score - threshold) / softness.clamp(min=1e-4))
-    return guided_filter(luma, mask, radius // 2, 1e-3).clamp(0, 1)
+    return guided_filter(luma, mask, max(2, radius // 2), 1e-3).clamp(0, 1)
 
 
 def compose(

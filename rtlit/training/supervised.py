@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtlit import __version__
 from rtlit.errors import InputError, OutputError, UsageError
-from rtlit.network import CurveNetwork, NetworkConfig, save_network
+from rtlit.network import CurveNetwork, NetworkConfig, load_network, save_network
 from rtlit.reference import enhance_rgb, exponentiate
 from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
 from rtlit.training.simulate import SimulationSettings, simulate
@@ -34,6 +34,7 @@ class SupervisedSettings:
         iterations, batch: length of the run, and pictures an iteration.
         learning_rate: peak of the one-cycle schedule (Adam); warm-up over the first tenth.
         average: decay of the exponential moving average of the weights, which is what is exported.
+        squared: weight of the squared error on R'G'B' beside the absolute one: what PSNR measures.
         color: weight of the loss on chroma differences beside that on R'G'B'.
         roughness: weight of the grid's total variation across the picture.
         seed: of the weights and of every draw.
@@ -44,6 +45,7 @@ class SupervisedSettings:
     batch: int = 16
     learning_rate: float = 2e-3
     average: float = 0.998
+    squared: float = 2.0
     color: float = 0.5
     roughness: float = 0.002
     seed: int = 0
@@ -74,6 +76,7 @@ def train_supervised(
     run: Path,
     settings: SupervisedSettings | None = None,
     *,
+    init: Path | None = None,
     resume: bool = False,
     every: int = 100,
     on_step: Callable[[TrainingStep], None] | None = None,
@@ -88,6 +91,7 @@ def train_supervised(
         folders: folders of well-lit photographs.
         run: folder to make, or to go on with.
         settings: default when None; must be None or the same when resuming.
+        init: weights to start from instead of random ones; their dimensions must be those of the settings.
         resume: go on from the checkpoint; an error if there is none.
 
     Returns:
@@ -106,6 +110,8 @@ def train_supervised(
     paths = find_photos(folders)
     photos = load_photos(paths, 3 * settings.network.thumbnail)
     trainer = _Trainer(settings, photos, run, fingerprint(paths))
+    if init is not None:
+        trainer.start_from(init)
     if resume:
         trainer.restore()
     else:
@@ -117,12 +123,13 @@ def train_supervised(
 def loss_of(network: CurveNetwork, dark: Tensor, photos: Tensor, settings: SupervisedSettings) -> Tensor:
     """Training loss of a batch: how far the enhanced pictures are from the photographs.
 
-    L1 on R'G'B' plus `color` × L1 on the colour differences (R'−G', B'−G'), plus the grid's roughness.
+    L1 + `squared` × L2 on R'G'B', plus `color` × L1 on the colour differences (R'−G', B'−G'), plus `roughness` of
+    the grid.
     """
     grid = network(dark)
     enhanced = enhance_rgb(dark, exponentiate(grid, 1.0))
     error = enhanced - photos
-    loss = error.abs().mean() + 2 * error.square().mean()
+    loss = error.abs().mean() + settings.squared * error.square().mean()
     chroma = error[:, 0::2] - error[:, 1:2]
     loss = loss + settings.color * chroma.abs().mean()
     return loss + settings.roughness * roughness(grid)
@@ -142,6 +149,13 @@ class _Trainer:
         self.averaged.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
         self.iteration = 0
+
+    def start_from(self, path: Path) -> None:
+        network = load_network(path)
+        if network.config != self.settings.network:
+            raise UsageError(f"{path}: is for {network.config}, and the run for {self.settings.network}")
+        self.network.load_state_dict(network.state_dict())
+        self.averaged.load_state_dict(network.state_dict())
 
     def train(self, every: int, on_step: Callable[[TrainingStep], None] | None) -> None:
         total, losses, started = 0.0, 0, time.perf_counter()
