@@ -84,12 +84,15 @@ def test_the_seed_decides(photos: Path, tmp_path: Path) -> None:
 def test_a_run_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
     start = train_supervised([photos], tmp_path / "start", SMALL)
     gentle = SupervisedSettings(iterations=1, batch=2, learning_rate=1e-6, network=SMALL.network)
-    on = train_supervised([photos], tmp_path / "on", gentle, init=start)
+    on = train_supervised([photos], tmp_path / "on", gentle, init=[start])
     before, after = weights_of(start.parent), weights_of(on.parent)
     assert not same(before, after)
     assert all(torch.allclose(before[name], after[name], atol=1e-5) for name in before)
+    both = train_supervised([photos], tmp_path / "both", gentle, init=[start, on])
+    assert not same(weights_of(both.parent), after)
+    assert supervised.read_settings(tmp_path / "both" / "settings.json") == gentle
     with pytest.raises(UsageError, match="is for NetworkConfig"):
-        train_supervised([photos], tmp_path / "other", SupervisedSettings(), init=start)
+        train_supervised([photos], tmp_path / "other", SupervisedSettings(), init=[start])
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
@@ -268,7 +271,7 @@ def other_photographs(tmp: Path, photos: Path) -> tuple[list[Path], Path, bool]:
         (nothing_to_resume, InputError, "nothing to resume"),
         (no_checkpoint_yet, InputError, "checkpoint.pt: no checkpoint to resume from"),
         (checkpoint_damaged, InputError, "checkpoint.pt: damaged checkpoint"),
-        (settings_damaged, InputError, "settings.json: damaged"),
+        (settings_damaged, InputError, "settings.json: not the settings of a run"),
         (other_photographs, InputError, "other photographs"),
     ],
 )

@@ -26,7 +26,13 @@ def train() -> None:
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
 @click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 2]")
-@click.option("--init", type=click.Path(path_type=Path), help="Weights to start from, instead of random ones.")
+@click.option("--settings", "file", type=click.Path(path_type=Path), help="settings.json of a run, to repeat it.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Weights to start from, instead of random ones; the mean of several.",
+)
 @click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option("--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints.")
@@ -39,7 +45,8 @@ def supervised(
     batch: int | None,
     learning_rate: float | None,
     squared: float | None,
-    init: Path | None,
+    file: Path | None,
+    init: tuple[Path, ...],
     seed: int | None,
     threads: int | None,
     every: int,
@@ -56,17 +63,21 @@ def supervised(
     given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate}
     given |= {"squared": squared, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
-    if resume and (given or init):
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in (*given, *(["init"] if init else [])))
-        raise UsageError(f"--resume keeps the run's settings; leave out {names}")
+    if resume and (given or init or file):
+        names = (*given, *(name for name, value in (("init", init), ("settings", file)) if value))
+        raise UsageError(f"--resume keeps the run's settings; leave out {', '.join('--' + name for name in names)}")
+    if file and given:
+        raise UsageError(f"--settings holds {', '.join(given)} already; leave out one or the other")
     _require_extra()
     import torch
 
-    from rtlit.training.supervised import SupervisedSettings, train_supervised
+    from rtlit.training.supervised import SupervisedSettings, read_settings, train_supervised
 
     if threads:
         torch.set_num_threads(threads)
-    settings: SupervisedSettings | None = None if resume else SupervisedSettings(**given)  # type: ignore[arg-type]
+    settings: SupervisedSettings | None = None
+    if not resume:
+        settings = read_settings(file) if file else SupervisedSettings(**given)  # type: ignore[arg-type]
 
     def tell(step: TrainingStep) -> None:
         remaining = (step.iterations - step.iteration) * step.seconds / every

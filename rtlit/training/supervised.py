@@ -76,7 +76,7 @@ def train_supervised(
     run: Path,
     settings: SupervisedSettings | None = None,
     *,
-    init: Path | None = None,
+    init: Sequence[Path] = (),
     resume: bool = False,
     every: int = 100,
     on_step: Callable[[TrainingStep], None] | None = None,
@@ -91,7 +91,8 @@ def train_supervised(
         folders: folders of well-lit photographs.
         run: folder to make, or to go on with.
         settings: default when None; must be None or the same when resuming.
-        init: weights to start from instead of random ones; their dimensions must be those of the settings.
+        init: weights to start from instead of random ones, the mean of several; their dimensions must be those
+            of the settings.
         resume: go on from the checkpoint; an error if there is none.
 
     Returns:
@@ -102,7 +103,7 @@ def train_supervised(
         already or can't be written.
     """
     if resume:
-        stored = _stored_settings(run)
+        stored = read_settings(run / "settings.json")
         if settings not in (None, stored):
             raise UsageError(f"{run}: was started with other settings; resume without settings")
         settings = stored
@@ -110,7 +111,7 @@ def train_supervised(
     paths = find_photos(folders)
     photos = load_photos(paths, 3 * settings.network.thumbnail)
     trainer = _Trainer(settings, photos, run, fingerprint(paths))
-    if init is not None:
+    if init:
         trainer.start_from(init)
     if resume:
         trainer.restore()
@@ -150,12 +151,15 @@ class _Trainer:
         self.optimizer = torch.optim.Adam(self.network.parameters(), settings.learning_rate)
         self.iteration = 0
 
-    def start_from(self, path: Path) -> None:
-        network = load_network(path)
-        if network.config != self.settings.network:
-            raise UsageError(f"{path}: is for {network.config}, and the run for {self.settings.network}")
-        self.network.load_state_dict(network.state_dict())
-        self.averaged.load_state_dict(network.state_dict())
+    def start_from(self, paths: Sequence[Path]) -> None:
+        networks = [load_network(path) for path in paths]
+        for path, network in zip(paths, networks, strict=True):
+            if network.config != self.settings.network:
+                raise UsageError(f"{path}: is for {network.config}, and the run for {self.settings.network}")
+        states = [network.state_dict() for network in networks]
+        mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+        self.network.load_state_dict(mean)
+        self.averaged.load_state_dict(mean)
 
     def train(self, every: int, on_step: Callable[[TrainingStep], None] | None) -> None:
         total, losses, started = 0.0, 0, time.perf_counter()
@@ -255,9 +259,14 @@ def _make_run(run: Path, settings: SupervisedSettings) -> None:
         raise OutputError(f"{run}: can't make the run folder ({error.strerror})") from None
 
 
-def _stored_settings(run: Path) -> SupervisedSettings:
+def read_settings(path: Path) -> SupervisedSettings:
+    """The settings of a run, from its settings.json.
+
+    Raises:
+        InputError: no such file, or not one of ours.
+    """
     try:
-        stored = json.loads((run / "settings.json").read_text())
+        stored = json.loads(path.read_text())
         simulation: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in stored.pop("simulation").items()
         }
@@ -265,6 +274,6 @@ def _stored_settings(run: Path) -> SupervisedSettings:
             network=NetworkConfig(**stored.pop("network")), simulation=SimulationSettings(**simulation), **stored
         )
     except FileNotFoundError:
-        raise InputError(f"{run}: no settings.json in it, nothing to resume") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run}/settings.json: damaged ({error}); start a new run") from None
+        raise InputError(f"{path}: no such file, nothing to resume or repeat; every run's folder has one") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the settings of a run ({error})") from None
