@@ -120,12 +120,15 @@ def _copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
 
 
 def planar_name(layout: VideoFormat) -> str:
-    """FFmpeg's name of the planar format that holds all of a format's depth, resolution and transparency.
+    """FFmpeg's name of the planar format that holds all of a format's depth, resolution and transparency:
+    nv12 → yuv420p, p010le → yuv420p10le, bgr0 → gbrp. `yuvj…` stays, as that name carries the range.
 
     Raises:
         UsageError: a GPU's format.
     """
     parts = layout.components
+    if layout.name.startswith("yuvj"):
+        return layout.name
     if not parts:
         raise UsageError(f"a frame in pixel format {layout.name!r} lies in a device's memory; download it first")
     bits = 8 if layout.has_palette else max(part.bits for part in parts)

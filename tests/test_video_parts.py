@@ -12,8 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from rtlit.avframe import planar_name
 from rtlit.errors import UsageError
-from rtlit.video.formats import output_suffix, plan_encoder, planar_name
+from rtlit.video.formats import output_suffix, plan_encoder
 from rtlit.video.settings import Progress, VideoSettings
 from rtlit.video.transcode import enhance_video
 from tests.video_tools import DATA, enhance, kinds, make_clip, packets, pictures, shown
@@ -270,3 +271,25 @@ def test_frame_size_that_changes_midway_is_scaled_and_said(tmp_path: Path) -> No
     report = enhance(source, tmp_path / "out.mkv")
     assert report.frames == 20 and (report.width, report.height) == (64, 48)
     assert any("frame size changes" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("name", ["rgba", "ya8"])
+def test_transparency_is_kept_where_the_inputs_codec_has_no_place(name: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.mov", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as output:
+        stream = output.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, name
+        rng = np.random.default_rng(0)
+        for pts in range(3):
+            codes = rng.integers(0, 256, (48, 64, 4), np.uint8)
+            frame = av.VideoFrame.from_ndarray(codes, "rgba").reformat(format=name)
+            frame.pts = pts
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    report = enhance_video(source, target, strength=0)
+    assert report.encoder == "ffv1"
+    with av.open(str(source)) as before, av.open(str(target)) as after:
+        pairs = zip(before.decode(video=0), after.decode(video=0), strict=True)
+        for a, b in pairs:
+            alphas = [frame.to_ndarray(format="rgba")[..., 3] for frame in (a, b)]
+            assert np.array_equal(*alphas)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rtlit.avframe import planar_name
 from rtlit.errors import OutputError, UsageError
 from rtlit.frame import PixelFormat
 from rtlit.video.settings import VideoSettings
@@ -108,24 +109,6 @@ def muxer_for(target: Path | None, video: VideoSettings, source_format: str) -> 
         raise UsageError(f"{target}: can't write a {target.suffix or 'nameless'} file; use one of {known}") from None
 
 
-def planar_name(pixels: VideoFormat) -> str:
-    """The planar format with the depth and chroma of any format: nv12 → yuv420p, p010le → yuv420p10le, bgr0 → gbrp.
-
-    Alpha stays where FFmpeg has a planar format with it; `yuvj…` stays too, as that name carries the range.
-    """
-    if pixels.name.startswith("yuvj"):
-        return pixels.name
-    depth = min(16, max((part.bits for part in pixels.components), default=8))  # 16 holds float pictures
-    suffix = "" if depth <= 8 else f"{min(d for d in (9, 10, 12, 14, 16) if d >= depth)}le"
-    alpha = "a" if len(pixels.components) == 4 else ""
-    if pixels.is_rgb or pixels.has_palette:
-        return f"gbr{alpha}p{suffix}"
-    if len(pixels.components) < 3:
-        return f"gray{suffix}"
-    shifts = (64 // pixels.chroma_width(64)).bit_length() - 1, (64 // pixels.chroma_height(64)).bit_length() - 1
-    return f"yuv{alpha}{_CHROMA_NAMES[shifts]}p{suffix}"
-
-
 def opaque_format(name: str) -> PixelFormat:
     """The planes of a planar format without its alpha."""
     return PixelFormat(name.replace("yuva", "yuv").replace("gbrap", "gbrp"))
@@ -140,9 +123,9 @@ def _excess(work: str, candidate: str, size: tuple[int, int], even_only: bool) -
     import av
 
     pixels = av.VideoFormat(candidate, 64, 64)
-    planar = planar_name(pixels)
     if pixels.has_palette or _FLOAT.search(candidate) or min((part.bits for part in pixels.components), default=0) < 8:
         return None
+    planar = planar_name(pixels)
     if planar.startswith("yuvj") != work.startswith("yuvj"):
         return None  # swscale would convert the range
     there, here = opaque_format(planar), opaque_format(work)
@@ -164,7 +147,9 @@ def _best_format(encoder: str, work: str, size: tuple[int, int]) -> tuple[tuple[
     if not formats:  # rawvideo and wrapped_avframe take anything
         return (), work
     even_only = any(part in encoder for part in _EVEN_ONLY)
-    ranked = [(more, f.name) for f in formats if (more := _excess(work, f.name, size, even_only)) is not None]
+    # libvpx-vp9 lists gbrap and then refuses to open with it.
+    names = [f.name for f in formats if not (encoder == "libvpx-vp9" and f.name.startswith("gbrap"))]
+    ranked = [(more, name) for name in names if (more := _excess(work, name, size, even_only)) is not None]
     return min(ranked, default=None)
 
 

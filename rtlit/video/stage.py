@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import av
 
-from rtlit.avframe import color_of, planes_of, quarter_turns_of
+from rtlit.avframe import color_of, planar_name, planes_of, quarter_turns_of
 from rtlit.frame import PixelFormat
 from rtlit.video import probe
 from rtlit.video.convert import convert
-from rtlit.video.formats import opaque_format, planar_name
+from rtlit.video.formats import opaque_format
 
 if TYPE_CHECKING:
     from rtlit.backends.choose import Plane
