@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtlit.avframe import planar_name
 from rtlit.errors import OutputError, UsageError
 from rtlit.frame import PixelFormat
 from rtlit.video.settings import VideoSettings
@@ -122,6 +121,8 @@ def _excess(work: str, candidate: str, size: tuple[int, int], even_only: bool) -
     """How much more than `work` a candidate stores, to take the least; None where something would be lost."""
     import av
 
+    from rtlit.avframe import planar_name
+
     pixels = av.VideoFormat(candidate, 64, 64)
     if pixels.has_palette or _FLOAT.search(candidate) or min((part.bits for part in pixels.components), default=0) < 8:
         return None
@@ -199,6 +200,8 @@ def plan_encoder(
         UsageError: the asked encoder or option doesn't exist. OutputError: nothing fits the container.
     """
     import av
+
+    from rtlit.avframe import planar_name
 
     work = planar_name(decoded)
     family = _family(codec, muxer)
