@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -20,32 +20,45 @@ from rtlit.errors import RtlitError
 VERBOSE = "rtlit.verbose"
 INTERRUPTED = 130
 
-# name → one line for `rtlit --help`; the click object is <name> in rtlit/commands/<name>.py.
 _COMMANDS = {
     "enhance-video": "Enhance backlit or under-exposed videos.",
     "enhance-image": "Enhance backlit or under-exposed pictures.",
     "evaluate": "Score enhanced pictures against their ground truth.",
-    "train": "Train the network.",
+    "train": "Train the network on your own photographs.",
     "doctor": "Show versions, devices and codecs, and which backend runs and why.",
 }
 
 
-class _Rtlit(click.Group):
-    """Loads commands when they are called, and turns every failure into one line and an exit code."""
+class LazyGroup(click.Group):
+    """Loads a command when it is called.
+
+    Args:
+        lines: name of each command → its line in the group's help. The click object is called <name> and lives in
+            rtlit/commands/<prefix><name>.py.
+        prefix: of the modules.
+    """
+
+    def __init__(self, *args: Any, lines: Mapping[str, str], prefix: str = "", **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.lines, self.prefix = lines, prefix
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(self.lines)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in self.lines:
             return None
         name = cmd_name.replace("-", "_")
-        command: click.Command = getattr(import_module(f"rtlit.commands.{name}"), name)
+        command: click.Command = getattr(import_module(f"rtlit.commands.{self.prefix}{name}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+            formatter.write_dl(list(self.lines.items()))
+
+
+class _Rtlit(LazyGroup):
+    """Turns every failure into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -98,7 +111,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@click.group("rtlit", cls=_Rtlit, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("rtlit", cls=_Rtlit, lines=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="rtlit")
 def main() -> None:
     """Real-time enhancement of backlit and under-exposed video."""

@@ -1,0 +1,93 @@
+"""`rtlit train supervised`: curves from photographs in simulated bad light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from rtlit.commands.options import report_options
+from rtlit.commands.train import require_extra
+from rtlit.errors import UsageError
+
+if TYPE_CHECKING:
+    from rtlit.training.supervised import SupervisedSettings, TrainingStep
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS...")
+@click.option("-o", "--run", type=click.Path(path_type=Path), required=True, help="Folder of the run; made.")
+@click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
+@click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
+@click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
+@click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 2]")
+@click.option("--settings", "file", type=click.Path(path_type=Path), help="settings.json of a run, to repeat it.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Weights to start from, instead of random ones; the mean of several.",
+)
+@click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@click.option("--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, with its settings.")
+@report_options
+def supervised(
+    photos: tuple[Path, ...],
+    run: Path,
+    iterations: int | None,
+    batch: int | None,
+    learning_rate: float | None,
+    squared: float | None,
+    file: Path | None,
+    init: tuple[Path, ...],
+    seed: int | None,
+    threads: int | None,
+    every: int,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Learn to undo bad light that is simulated on PHOTOS, folders of well-lit photographs.
+
+    The run's folder gets settings.json, log.jsonl, checkpoint.pt and weights.safetensors, which --weights of
+    the other commands takes. Ctrl-C loses what came after the last checkpoint; --resume goes on from it.
+    """
+    given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate}
+    given |= {"squared": squared, "seed": seed}
+    given = {name: value for name, value in given.items() if value is not None}
+    if resume and (given or init or file):
+        names = (*given, *(name for name, value in (("init", init), ("settings", file)) if value))
+        raise UsageError(f"--resume keeps the run's settings; leave out {', '.join('--' + name for name in names)}")
+    if file and given:
+        raise UsageError(f"--settings holds {', '.join(given)} already; leave out one or the other")
+    require_extra()
+    import torch
+
+    from rtlit.training.supervised import SupervisedSettings, read_settings, train_supervised
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings: SupervisedSettings | None = None
+    if not resume:
+        settings = read_settings(file) if file else SupervisedSettings(**given)  # type: ignore[arg-type]
+
+    def tell(step: TrainingStep) -> None:
+        remaining = (step.iterations - step.iteration) * step.seconds / every
+        if not quiet:
+            click.echo(
+                f"{step.iteration}/{step.iterations} loss {step.loss:.4f}, {every / step.seconds:.1f} it/s, "
+                f"{remaining / 60:.0f} min left",
+                err=True,
+            )
+
+    weights = train_supervised(photos, run, settings, init=init, resume=resume, every=every, on_step=tell)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"run": str(run), "weights": str(weights)}))
+    elif not quiet:
+        click.echo(f"weights: {weights}", err=True)
