@@ -113,14 +113,7 @@ def load_network(path: Path) -> CurveNetwork:
     Raises:
         WeightsError: no such file, not safetensors, or for another network.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such weights file; check --weights") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    metadata, state = read_safetensors(path)
     if metadata.get("format") != _FORMAT:
         raise WeightsError(f"{path}: not rtlit weights (format {metadata.get('format')!r}, expected {_FORMAT!r})")
     try:
@@ -131,3 +124,18 @@ def load_network(path: Path) -> CurveNetwork:
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged weights ({' '.join(str(error).split())[:200]})") from None
     return network.eval().requires_grad_(False)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file.
+
+    Raises:
+        WeightsError: no such file, or not safetensors.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such weights file; check --weights") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
