@@ -1,0 +1,376 @@
+"""CLIP through open_clip: frozen image and text encoders, whatever the architecture.
+
+    images [B, 3, H, W] ── encode_image ──→ [B, E] ─┐
+    images ── features → stem, layer1 … layer4      ├ cosine similarity
+    texts ── tokenize → [B, L] ── encode_text → [B, E]
+               embed_tokens → [B, L, W] ── encode_embeddings → [B, E]
+
+No parameter of a `Clip` learns; gradients flow through it to images and to token embeddings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rtlit.errors import RtlitError, UsageError, WeightsError
+
+LIGHTING = "rtlit-lighting"
+RANDOM = "random"
+_CONNECT_SECONDS = 5.0
+_LOG = logging.getLogger(__name__)
+
+
+class Clip(nn.Module):
+    """A frozen contrastive image and text model; always in evaluation mode.
+
+    On CUDA devices with bfloat16 the image tower runs in it under autocast: it has float32's range, so gradients need
+    no scaling. The text tower, which sees two prompts an iteration, stays in float32. Results are float32.
+
+    Args:
+        model: `CLIP`, `CustomTextCLIP` or `CoCa` of open_clip.
+        tokenizer: texts → tokens [B, L].
+        name, weights: what `load_clip` was given, for logs and files.
+        image_size: side of the square that pictures are resized to, in pixels.
+        mean, std: of R'G'B', which the image tower expects taken off and divided by.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        *,
+        name: str,
+        weights: str,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.name, self.weights, self.image_size = name, weights, image_size
+        self._tokenizer = tokenizer
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+        text = self.encode_text(["X"])
+        self.dim, self.context_length = text.shape[1], self.tokenize(["X"]).shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.mean.device
+
+    def train(self, mode: bool = True) -> Clip:
+        """Stay in evaluation mode: batch statistics and dropout would change what is frozen."""
+        return super().train(False)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Unit-length embeddings [B, E] of R'G'B' images [B, 3, H, W] in 0 … 1, of any size; see `prepare`."""
+        with self._autocast():
+            features = self.model.encode_image(self.prepare(images))  # type: ignore[operator]
+        return F.normalize(features.float(), dim=-1)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What the five stages of a ModifiedResNet image tower put out: stem (after its pool), layer1 … layer4.
+
+        Args:
+            images: R'G'B' [B, 3, H, W] in 0 … 1, of any size; see `prepare`.
+
+        Returns:
+            Five tensors [B, C, h, w], sides 1/4, 1/4, 1/8, 1/16 and 1/32 of `image_size`.
+
+        Raises:
+            UsageError: another kind of image tower.
+        """
+        tower: Any = self.model.visual
+        if not self.has_features:
+            raise UsageError(
+                f"{self.name}: has no ResNet image tower, which the identity loss needs; "
+                f"choose RN50, RN101 or {LIGHTING} as --identity"
+            )
+        stages, x = [], self.prepare(images)
+        with self._autocast():
+            for stage in (tower.stem, tower.layer1, tower.layer2, tower.layer3, tower.layer4):
+                x = stage(x)
+                stages.append(x.float())
+        return stages
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the image tower is a ModifiedResNet, so that `features` works."""
+        return all(hasattr(self.model.visual, stage) for stage in ("stem", "layer1", "layer2", "layer3", "layer4"))
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Resize to `image_size` squared (bicubic, antialiased, aspect ratio not kept), take off mean, divide by std.
+
+        The few values beyond 0 … 1 that bicubic gives beside edges are kept: clamped pixels have no gradient.
+        """
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            size = (self.image_size, self.image_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True)
+        return (images - self.mean) / self.std
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token numbers [B, L] of texts, with start, end and padding; texts too long are cut."""
+        return self._tokenizer(list(texts)).to(self.device)
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings [B, E] of texts."""
+        features: Tensor = self.model.encode_text(self.tokenize(texts))  # type: ignore[operator]
+        return F.normalize(features, dim=-1)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embeddings [B, L, W] of tokens [B, L]: what the text transformer sees, before positions are added."""
+        embeddings: Tensor = self._token_embedding()(tokens)
+        return embeddings
+
+    def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """Unit-length embeddings [B, E] of token embeddings: `encode_text`, bit for bit, when those are of real tokens.
+
+        open_clip's own code runs, with the output of its token embedding replaced, so every text tower works.
+
+        Args:
+            embeddings: [B, L, W]; gradients flow to them.
+            tokens: [B, L]: where the text ends, which is where the towers read their result or stop attending.
+        """
+        table = self._token_embedding()
+        with table.register_forward_hook(lambda module, args, output: embeddings.to(output.dtype)):
+            features: Tensor = self.model.encode_text(tokens)  # type: ignore[operator]
+        return F.normalize(features, dim=-1)
+
+    def _token_embedding(self) -> nn.Module:
+        table = getattr(getattr(self.model, "text", self.model), "token_embedding", None)
+        if not isinstance(table, nn.Module):
+            raise UsageError(f"{self.name}: its text tower isn't open_clip's own, so prompts can't be learned with it")
+        return table
+
+    def _autocast(self) -> torch.autocast:
+        usable = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=usable)
+
+
+def load_clip(name: str = "ViT-B-32", weights: str | None = None, device: str | torch.device = "cpu") -> Clip:
+    """Load a CLIP.
+
+    Args:
+        name: a model of open_clip; "local-dir:FOLDER", with open_clip_config.json and weights in the folder; or
+            "rtlit-lighting", the compact one that rtlit brings.
+        weights: a tag that open_clip knows; a file (safetensors, a state dict, OpenAI's own archive); "random", seeded,
+            to try shapes and speed; or None: "openai", or what the model brings.
+
+    Raises:
+        UsageError: no such model, or no such weights for it. WeightsError: they can't be fetched or read.
+        RtlitError: open_clip isn't installed.
+    """
+    open_clip = import_open_clip()
+    if name == LIGHTING or name.startswith("local-dir:"):
+        if weights is not None:
+            raise UsageError(f"{name}: brings its own weights; leave out {weights!r}")
+        loaded = _load_lighting() if name == LIGHTING else _load_folder(open_clip, name)
+        return loaded.to(device)
+    if name not in open_clip.list_models():
+        _unknown_model(open_clip, name)
+    return _load_named(open_clip, name, weights or "openai").to(device)
+
+
+def import_open_clip() -> Any:
+    """The module open_clip.
+
+    PyPI's torchvision can't be imported beside torch's CPU-only build: its C++ operators (nms, qnms) are built for
+    another torch, and giving them a fake implementation fails as they don't exist. open_clip calls none of them, so
+    they are declared here, without an implementation, until the import succeeds.
+
+    Raises:
+        RtlitError: it isn't installed.
+    """
+    try:
+        while not _import_torchvision():
+            pass
+        import open_clip
+    except ModuleNotFoundError as error:
+        raise RtlitError(f"CLIP needs {error.name}: pip install 'rtlit[train]'") from None
+    return open_clip
+
+
+def _import_torchvision() -> bool:
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
+        if missing is None:
+            raise
+        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        torch.library.define(missing[1], "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        return False
+    return True
+
+
+def _load_lighting() -> Clip:
+    from rtlit.training.lighting import load_lighting
+
+    model, tokenizer, image_size, mean, std = load_lighting()
+    return Clip(model, tokenizer, name=LIGHTING, weights=LIGHTING, image_size=image_size, mean=mean, std=std)
+
+
+def _load_folder(open_clip: Any, name: str) -> Clip:
+    """A model whose settings and weights lie in one folder, "local-dir:FOLDER"."""
+    try:
+        with _quiet():
+            model = open_clip.create_model(name, require_pretrained=True)
+    except Exception as error:  # whatever the folder's state leads to
+        raise WeightsError(f"{name}: can't load a CLIP from there ({_short(error)})") from None
+    return _wrap(open_clip, model, name, name, model.visual.preprocess_cfg)
+
+
+def _load_named(open_clip: Any, name: str, weights: str) -> Clip:
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = open_clip.get_pretrained_cfg(name, weights)
+    # Weights from a file, and random ones, take the mean and std that the model's own weights were trained with.
+    preprocessing = tag or (open_clip.get_pretrained_cfg(name, tags[0]) if tags else _default_preprocessing(open_clip))
+    if weights == RANDOM:
+        return _wrap(open_clip, _create(open_clip, name), name, weights, preprocessing)
+    if tag:
+        model = _read(open_clip, name, _fetch(open_clip, name, weights, tag), bool(tag.get("quick_gelu")))
+        return _wrap(open_clip, model, name, weights, preprocessing)
+    path = Path(weights)
+    if not path.is_file():
+        _unknown_weights(name, weights, tags)
+    archive = _is_archive(path)  # OpenAI's, trained with QuickGELU, x·σ(1.702·x)
+    model = _read(open_clip, name, path, archive)
+    if not archive and _twin(open_clip, name) != name:
+        # No other file says which activation its weights were trained with, and they load with either.
+        _LOG.warning(
+            "%s: taken as trained with GELU; if with QuickGELU (OpenAI, MetaCLIP, DFN), choose %s-quickgelu", path, name
+        )
+    return _wrap(open_clip, model, name, str(path.absolute()), preprocessing)
+
+
+def _twin(open_clip: Any, name: str) -> str:
+    """The name of the same model with QuickGELU, if it has one."""
+    twin = f"{name}-quickgelu"
+    return twin if twin in open_clip.list_models() else name
+
+
+def _create(open_clip: Any, name: str, quick_gelu: bool = False) -> Any:
+    """A model with random weights, the same every time; the global random state stays as it was."""
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return open_clip.create_model(name, force_quick_gelu=quick_gelu, pretrained_text=False)
+
+
+def _wrap(open_clip: Any, model: Any, name: str, weights: str, preprocessing: dict[str, Any]) -> Clip:
+    try:
+        with _quiet():
+            tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # a tokenizer of another library, or one to be downloaded
+        raise UsageError(f"{name}: its tokenizer can't be loaded here ({_short(error)})") from None
+    size = model.visual.image_size
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    if height != width:
+        raise UsageError(f"{name}: takes pictures of {width}×{height}, and only square ones are supported")
+    mean, std = preprocessing["mean"], preprocessing["std"]
+    return Clip(model, tokenizer, name=name, weights=weights, image_size=height, mean=mean, std=std)
+
+
+def _default_preprocessing(open_clip: Any) -> dict[str, Any]:
+    return {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+
+
+def _read(open_clip: Any, name: str, path: Path, quick_gelu: bool) -> Any:
+    try:
+        if not _is_archive(path):
+            with _quiet():
+                return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
+        state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+        for size in ("input_resolution", "context_length", "vocab_size"):
+            state.pop(size, None)
+        model = _create(open_clip, name, quick_gelu)
+        model.load_state_dict(state)
+        return model
+    except Exception as error:  # whatever the damage leads to
+        raise WeightsError(f"{path}: not readable as weights of {name} ({_short(error)})") from None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file is a TorchScript archive, which is what OpenAI published and torch.load refuses."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(name.endswith("constants.pkl") for name in file.namelist())
+
+
+def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any]) -> Path:
+    """The file of a tag's weights, from Hugging Face's cache or else its hub.
+
+    The hub's own downloader tries to connect six times, for 23 s a file without a network: ask once before.
+    """
+    import huggingface_hub as hub
+
+    repository, _, file = config["hf_hub"].rpartition("/")
+    safe = [file[:-4] + ".safetensors"] if file.endswith((".bin", ".pth")) else []
+    files = [*safe, file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+    for file in files:
+        if isinstance(cached := hub.try_to_load_from_cache(repository, file), str):
+            return Path(cached)
+    reason: Exception | None = None
+    for file in files:
+        try:
+            with _quiet():
+                hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_CONNECT_SECONDS)
+                return Path(hub.hf_hub_download(repository, file))
+        except hub.errors.RemoteEntryNotFoundError:
+            continue
+        except Exception as error:  # no network, a proxy that refuses, a full disk
+            reason = error
+            break
+    model = _twin(open_clip, name) if config.get("quick_gelu") else name
+    raise WeightsError(
+        f"{name}: can't fetch the weights {tag!r} ({_short(reason) if reason else 'no such file'}); download "
+        f"{files[0]} of {repository} from Hugging Face on another machine, and give "
+        f"--clip {model} --clip-weights FILE; or use --clip {LIGHTING}, which needs no download"
+    )
+
+
+def _unknown_model(open_clip: Any, name: str) -> NoReturn:
+    names = [LIGHTING, *open_clip.list_models()]
+    lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower().replace("/", "-"), lower, 3, 0.5)
+    hint = f"did you mean {' or '.join(lower[match] for match in near)}?" if near else "for example ViT-B-32, RN101"
+    raise UsageError(f"{name!r}: not a CLIP that open_clip knows; {hint}")
+
+
+def _unknown_weights(name: str, weights: str, tags: Sequence[str]) -> NoReturn:
+    known = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
+    raise UsageError(f"{weights!r}: neither a file nor a tag of {name}; {known}; {RANDOM} is for trying")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libraries from logging; open_clip logs through the root logger, which would set it up for good."""
+    root, before, handler = logging.getLogger(), logging.root.manager.disable, logging.NullHandler()
+    root.addHandler(handler)
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(handler)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
