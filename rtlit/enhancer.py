@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from rtlit import hdr, reference, weights as shipped
 from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, quarter_turns_of, reformat, to_planar
-from rtlit.backends.choose import Plane, choose_backend
+from rtlit.backends.choose import Plane, available_threads, check_size, choose_backend
 from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
-from rtlit.network import load_network
+from rtlit.full_resolution import FullResolution, torch_threads
 from rtlit.settings import Device, EnhanceSettings
+from rtlit.unet import Unet, load_weights
 
 if TYPE_CHECKING:
     import av
@@ -53,9 +54,12 @@ class Enhancer:
 
     One Enhancer follows one video, in order, from one thread at a time. `strength` may change between frames.
 
+    With weights of the CLIP-LIT U-Net (`rtlit.unet`) it takes stills alone: x / L^strength at full resolution.
+
     Attributes:
         settings: what it was made with.
         choice: the backend and why it was chosen.
+        backend_name: what computes, for people; the backend's name, or how the CLIP-LIT U-Net runs.
         stage_seconds: time spent so far in each of "analyze", "estimate", "smooth" and "apply".
     """
 
@@ -77,8 +81,17 @@ class Enhancer:
         self.settings = EnhanceSettings(
             device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads
         )
-        self.network = load_network(self.settings.weights or shipped.DEFAULT)
+        network = load_weights(self.settings.weights or shipped.DEFAULT)
         self.choice = choose_backend(device, threads)
+        self.backend_name = self.choice.backend.name
+        self._unet: FullResolution | None = None
+        if isinstance(network, Unet):
+            on_cuda = device != "cpu" and torch.cuda.is_available()
+            where = torch.device("cuda" if on_cuda else "cpu")
+            self._unet = FullResolution(network, where, threads or available_threads())
+            self.backend_name = self._unet.name
+        else:
+            self.network = network
         self.stage_seconds = dict.fromkeys(("analyze", "estimate", "smooth", "apply"), 0.0)
         self.reset()
 
@@ -110,8 +123,11 @@ class Enhancer:
             A new picture of the same kind, size and format (planar RGB for a palette).
 
         Raises:
-            UsageError: another kind of array, or a frame smaller than 16×16 or in a GPU's memory.
+            UsageError: another kind of array, a frame smaller than 16×16 or in a GPU's memory, or a frame of a video
+            for the CLIP-LIT U-Net. DeviceError: not enough memory.
         """
+        if self._unet and (pts_seconds is not None or not isinstance(picture, np.ndarray)):
+            self._refuse_video()
         if isinstance(picture, np.ndarray):
             return cast(Picture, self._array(picture, pts_seconds, quarter_turns))
         return self._frame(picture, pts_seconds)
@@ -131,9 +147,12 @@ class Enhancer:
             planes: [rows, columns] each, uint8 at 8 bits and uint16 above.
             pts_seconds, quarter_turns: as for `__call__`.
         """
+        if self._unet:
+            self._refuse_video()
         backend = self.choice.backend
         size = self.network.config.thumbnail_size(*planes[0].shape)
-        with _one_torch_thread(), torch.inference_mode():
+        # The network is too small to share out: two threads gain nothing, and stall where a core is busy.
+        with torch_threads(1), torch.inference_mode():
             with self._timed("analyze"):
                 codes, histogram = backend.analyze(planes, pixel_format, color, size)
                 thumbnail = hdr.to_sdr(torch.from_numpy(codes), color.transfer)
@@ -143,6 +162,10 @@ class Enhancer:
                 # Strength first: the grid of an HDR frame isn't quite proportional to it.
                 gain = reference.exponentiate(hdr.convert_grid(self.strength * grid, color.transfer), 1)
                 backend.apply(planes, gain.numpy(), pixel_format, color, out)
+
+    def _refuse_video(self) -> NoReturn:
+        what = "weights of the CLIP-LIT U-Net, which is for pictures alone (seconds a frame)"
+        raise UsageError(f"{self.settings.weights}: {what}; take a curve network's weights for video")
 
     def _follow(self, thumbnail: Tensor, histogram: Tensor, stream: Stream, pts: float | None, turns: int) -> Tensor:
         """The grid for this frame: its own for a still, the smoothed one for a frame of a video."""
@@ -203,6 +226,9 @@ class Enhancer:
         depth = {"uint8": "", "uint16": "16le"}.get(picture.dtype.name)
         if depth is None:
             raise UsageError(f"a picture must be of uint8, uint16 or float32 (0 … 1), not {picture.dtype}")
+        if self._unet:
+            check_size(*picture.shape[:2])
+            return self._unet(cast("NDArray[np.uint8]", picture), self.strength, turns)
         if picture.ndim == 2:
             planes: tuple[Plane, ...] = (cast(Plane, picture.copy()),)
             self.enhance_planes(planes, PixelFormat(f"gray{depth}"), _GREY, pts, planes, turns)
@@ -217,14 +243,3 @@ class Enhancer:
         lifted = cast("NDArray[np.uint16]", self._array(codes, pts, turns))
         result: NDArray[np.float32] = picture + (lifted.astype(np.float32) - codes) / np.float32(65535)
         return result.clip(np.minimum(picture, 0), np.maximum(picture, 1))
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """The network is too small to share out: two threads gain nothing, and stall where a core is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -105,7 +105,7 @@ def enhance_image(
         image.height,
         image.bands,
         _DEPTHS[image.format],
-        enhancer.choice.backend.name,
+        enhancer.backend_name,
         enhancer.choice.reason,
         time.perf_counter() - began,
         warnings,
