@@ -178,7 +178,7 @@ def load_clip(name: str = "ViT-B-32", weights: str | None = None, device: str | 
     """
     open_clip = import_open_clip()
     if name == LIGHTING or name.startswith("local-dir:"):
-        if weights is not None:
+        if weights not in (None, name):
             raise UsageError(f"{name}: brings its own weights; leave out {weights!r}")
         loaded = _load_lighting() if name == LIGHTING else _load_folder(open_clip, name)
         return loaded.to(device)
