@@ -5,7 +5,8 @@
     ├── InputError        a file or picture can't be read, or holds nothing to enhance
     ├── OutputError       a result can't be written
     ├── WeightsError      a weights file is missing, damaged or for another network
-    └── DeviceError       the requested device isn't there or gave up
+    ├── DeviceError       the requested device isn't there or gave up
+    └── Interrupted       by Ctrl-C or SIGTERM, after saving what can be gone on with (exit code 130)
 
 A message is one line that names the thing, says what is wrong and what to do.
 """
@@ -39,3 +40,9 @@ class WeightsError(RtlitError):
 
 class DeviceError(RtlitError):
     """The requested device isn't there or gave up."""
+
+
+class Interrupted(RtlitError):
+    """By Ctrl-C or SIGTERM, after saving what can be gone on with."""
+
+    exit_code = 130
