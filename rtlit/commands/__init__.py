@@ -25,6 +25,7 @@ _COMMANDS = {
     "enhance-image": "Enhance backlit or under-exposed pictures.",
     "evaluate": "Score enhanced pictures against their ground truth.",
     "train": "Train the network on your own photographs.",
+    "prompts": "Score pictures with learned prompts.",
     "doctor": "Show versions, devices and codecs, and which backend runs and why.",
 }
 

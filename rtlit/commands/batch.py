@@ -102,7 +102,7 @@ def plan(
     errors: list[tuple[str, RtlitError]] = []
     for text in inputs:
         try:
-            found.extend(_expand(text, recursive, suffixes))
+            found.extend(expand(text, recursive, suffixes))
         except RtlitError as error:
             errors.append((text, error))
     if output is not None and (len(inputs) > 1 or len(found) > 1):
@@ -119,22 +119,29 @@ def plan(
     return Batch(jobs, errors + clashes, explicit=len(inputs) == 1 and [job.source for job in jobs] == list(inputs))
 
 
-def _expand(text: str, recursive: bool, suffixes: Collection[str]) -> Iterator[tuple[str, Path]]:
-    """Pairs of a file and the folder, below --output-dir, that its result belongs in."""
+def expand(text: str, recursive: bool, suffixes: Collection[str], to: str = "enhance") -> Iterator[tuple[str, Path]]:
+    """Files that a file's name, a folder, a glob or "-" stands for; each with its folder below the one given.
+
+    Args:
+        to: what for; in folders and globs, results of ours are no files to enhance.
+
+    Raises:
+        InputError: there are none.
+    """
     path = Path(text)
     if text == PIPE or path.is_file():
         yield text, Path()
     elif path.is_dir():
         inside = sorted(path.rglob("*") if recursive else path.iterdir())
-        files = [p for p in inside if p.suffix.lower() in suffixes and _wanted(p)]
+        files = [p for p in inside if p.suffix.lower() in suffixes and _wanted(p, to)]
         if not files:
             deeper = "" if recursive else " (subfolders need -r)"
-            raise InputError(f"{text}: no files to enhance in this folder{deeper}")
+            raise InputError(f"{text}: no files to {to} in this folder{deeper}")
         yield from ((str(p), p.parent.relative_to(path)) for p in files)
     elif path.exists():
         yield text, Path()  # a named pipe or a device
     elif glob.has_magic(text):
-        files = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _wanted(p)]
+        files = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _wanted(p, to)]
         if not files:
             raise InputError(f"{text}: no file matches")
         yield from ((str(p), Path()) for p in files)
@@ -142,9 +149,9 @@ def _expand(text: str, recursive: bool, suffixes: Collection[str]) -> Iterator[t
         raise InputError(f"{text}: no such file or folder")
 
 
-def _wanted(path: Path) -> bool:
-    """Whether a file found (not named) is an input: not hidden, not a result of ours."""
-    return path.is_file() and not path.name.startswith(".") and not path.stem.endswith(MARK)
+def _wanted(path: Path, to: str) -> bool:
+    """Whether a file found (not named) is an input: not hidden, and to be enhanced, not a result of ours."""
+    return path.is_file() and not path.name.startswith(".") and not (to == "enhance" and path.stem.endswith(MARK))
 
 
 def _default_target(source: str, below: Path, output_dir: Path | None, suffix_of: Callable[[Path], str]) -> str:

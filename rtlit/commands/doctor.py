@@ -115,18 +115,16 @@ def _backend(device: Any) -> dict[str, str]:
 def _weights(path: Path | None) -> dict[str, Any]:
     import hashlib
 
-    from safetensors import safe_open
-
     from rtlit import weights as shipped
-    from rtlit.network import load_network
+    from rtlit.network import read_safetensors
+    from rtlit.unet import is_torch_file, load_weights
 
     path = path or shipped.DEFAULT
     try:
-        network = load_network(path)
+        network = load_weights(path)
     except RtlitError as error:
         return {"error": str(error)}
-    with safe_open(path, "pt") as file:
-        metadata: dict[str, str] = file.metadata()
+    metadata = {} if is_torch_file(path) else read_safetensors(path)[0]
     about = {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return about | {"parameters": sum(p.numel() for p in network.parameters()), "metadata": metadata}
 

@@ -92,7 +92,7 @@ enhance_options = together(
     click.option(
         "--weights",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="A weights file (safetensors) instead of the shipped one.",
+        help="A weights file (safetensors, or CLIP-LIT's .pth) instead of the shipped one.",
     ),
     click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
 )
