@@ -12,6 +12,7 @@ _COMMANDS = {
     "supervised": "Learn to undo bad light that is simulated on well-lit photographs.",
     "simulate": "Write pictures in simulated bad light.",
     "lighting": "Train the compact CLIP that knows light, rtlit-lighting.",
+    "lighting-report": "Say how well the compact CLIP tells light.",
 }
 
 

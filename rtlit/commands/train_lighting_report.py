@@ -1,0 +1,60 @@
+"""`rtlit train lighting-report`: how well the compact CLIP tells light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rtlit.commands.options import report_options
+from rtlit.commands.train import require_extra
+
+
+@click.command("lighting-report")
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.argument("sets", nargs=-1, type=click.Path(path_type=Path), metavar="[BADLY_LIT]...")
+@click.option("--weights", type=click.Path(path_type=Path), help="A run's lighting-clip.safetensors; else the shipped.")
+@click.option("--held-out", type=click.IntRange(2), default=5, show_default=True, help="As in training.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@report_options
+def lighting_report(
+    photos: Path,
+    sets: tuple[Path, ...],
+    weights: Path | None,
+    held_out: int,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Score the compact CLIP on photographs of PHOTOS that training left out, and on folders of BADLY_LIT pictures.
+
+    P(backlit) of each folder against that of the photographs (AUC, accuracy), and of the photographs from −4 to +2 EV.
+    """
+    require_extra()
+    import torch
+
+    from rtlit.training.lighting import load_lighting
+    from rtlit.training.lighting_report import report
+
+    if threads:
+        torch.set_num_threads(threads)
+    result = report(load_lighting(weights), photos, sets, held_out)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result, indent=2))
+    else:
+        _print(result)
+
+
+def _print(result: dict[str, Any]) -> None:
+    held, light = result.pop("held_out"), result.pop("exposure")
+    click.echo(f"{held['pictures']} photographs held out: mean P(backlit) {held['mean']:.3f}")
+    for folder, row in result.items():
+        numbers = "mean P(backlit) {mean:.3f}, AUC {auc:.3f}, recall {recall:.1%}, accuracy {accuracy:.1%}"
+        click.echo(f"{folder} ({row['pictures']}): {numbers.format(**row)}")
+    for ev, p, brightness in zip(light["ev"], light["backlit"], light["brightness"], strict=True):
+        click.echo(f"{ev:+.1f} EV: mean P(backlit) {p:.3f}, cos(over) − cos(under) {brightness:+.3f}")
+    click.echo(f"half-stop steps that raise it: {light['rising']:.1%}; rank correlation: {light['spearman']:.4f}")

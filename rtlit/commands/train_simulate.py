@@ -1,0 +1,56 @@
+"""`rtlit train simulate`: pictures in simulated bad light."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rtlit.commands.options import report_options
+from rtlit.commands.train import require_extra
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS...")
+@click.option("-o", "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for them; made.")
+@click.option("--count", type=click.IntRange(1), help="How many pictures.  [default: one of each photograph]")
+@click.option("--size", type=click.IntRange(32), default=512, show_default=True, help="Longer side in pixels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
+@click.option("--backlit-only", is_flag=True, help="No pictures that are under-exposed as a whole.")
+@click.option("--truths", is_flag=True, help="Write input/ and gt/: with what each picture was made of.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds something.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@report_options
+def simulate(
+    photos: tuple[Path, ...],
+    output_dir: Path,
+    count: int | None,
+    size: int,
+    seed: int,
+    backlit_only: bool,
+    truths: bool,
+    overwrite: bool,
+    threads: int | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Put PHOTOS, folders of well-lit photographs, into simulated bad light, and write PNG pictures.
+
+    For those who have no backlit photographs: `rtlit train` learns from such a folder and one of well-lit ones.
+    """
+    require_extra()
+    import torch
+
+    from rtlit.training.simulated import SimulatedSet, write_simulated
+
+    if threads:
+        torch.set_num_threads(threads)
+    wanted = SimulatedSet(count, size, seed, backlit_only, truths)
+    written = write_simulated(photos, output_dir, wanted, overwrite=overwrite)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"output_dir": str(output_dir), "pictures": written}))
+    elif not quiet:
+        click.echo(f"{written} pictures in {output_dir}", err=True)
