@@ -51,11 +51,11 @@ class TestMain:
     def test_help_names_every_command(self) -> None:
         result = rtlit("--help")
         assert result.exit_code == 0
-        for name in ("enhance-video", "enhance-image", "evaluate", "train", "doctor"):
+        for name in ("enhance-video", "enhance-image", "evaluate", "train", "prompts", "doctor"):
             assert f"\n  {name} " in result.output
 
     def test_every_command_has_help(self) -> None:
-        for name in ("enhance-video", "enhance-image", "evaluate", "train", "doctor"):
+        for name in ("enhance-video", "enhance-image", "evaluate", "train", "prompts", "doctor"):
             result = rtlit(name, "--help")
             assert result.exit_code == 0 and f"rtlit {name}" in result.output
 

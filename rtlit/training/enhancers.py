@@ -99,7 +99,7 @@ def make_enhancer(
     Args:
         kind: "curves" or "clip-lit-unet".
         init: weights to start from: an export, shipped weights, or for the U-Net a released checkpoint; None
-            draws them from `seed`.
+            draws them from `seed`, and leaves the global generator as it was.
         config: dimensions of the curve network where it doesn't start from weights.
 
     Raises:
@@ -111,7 +111,8 @@ def make_enhancer(
         raise UsageError("dimensions are for a curve network without weights to start from; leave them out")
     if init is not None:
         return _from_weights(kind, init)
-    fresh = CurveEnhancer(CurveNetwork(config)) if kind == "curves" else UnetEnhancer(Unet("zeros"))
+    with torch.random.fork_rng(devices=[]):
+        fresh = CurveEnhancer(CurveNetwork(config)) if kind == "curves" else UnetEnhancer(Unet("zeros"))
     fresh.reset(seed)
     return fresh
 
