@@ -14,6 +14,7 @@ import difflib
 import logging
 import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,9 +140,10 @@ class Clip(nn.Module):
         return embeddings
 
     def encode_embeddings(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """Unit-length embeddings [B, E] of token embeddings: `encode_text`, bit for bit, when those are of real tokens.
+        """Unit-length embeddings [B, E] of token embeddings: exactly `encode_text` when those are of real tokens.
 
-        open_clip's own code runs, with the output of its token embedding replaced, so every text tower works.
+        open_clip's own code runs, with the output of its token embedding replaced, so every text tower works. The same
+        bits without gradients; while they are recorded, attention without a mask takes another kernel (1e-7 apart).
 
         Args:
             embeddings: [B, L, W]; gradients flow to them.
@@ -293,10 +295,10 @@ def _default_preprocessing(open_clip: Any) -> dict[str, Any]:
 
 def _read(open_clip: Any, name: str, path: Path, quick_gelu: bool) -> Any:
     try:
-        if not _is_archive(path):
-            with _quiet():
+        with _quiet():
+            if not _is_archive(path):
                 return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
-        state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
         for size in ("input_resolution", "context_length", "vocab_size"):
             state.pop(size, None)
         model = _create(open_clip, name, quick_gelu)
@@ -361,12 +363,13 @@ def _unknown_weights(name: str, weights: str, tags: Sequence[str]) -> NoReturn:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep libraries from logging; open_clip logs through the root logger, which would set it up for good."""
+    """Keep libraries from logging and warning; open_clip logs through the root logger, which would set that up."""
     root, before, handler = logging.getLogger(), logging.root.manager.disable, logging.NullHandler()
     root.addHandler(handler)
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logging.disable(before)
         root.removeHandler(handler)
