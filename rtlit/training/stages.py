@@ -186,7 +186,8 @@ class Procedure:
         features = self.networks.clip.encode_image(enhanced)
         guided = settings.guidance_weight * self.networks.guidance.enhance_loss(features)
         identity = settings.identity_weight * self._identity(enhanced, pictures, settings.layer_weights)
-        p_enhanced = self.networks.guidance.probability(features.detach()).mean()
+        with torch.no_grad():  # so that the text tower needn't run
+            p_enhanced = self.networks.guidance.probability(features).mean()
         return {"loss": guided + identity, "guidance": guided, "identity": identity, "p_enhanced": p_enhanced}
 
     def _identity(self, enhanced: Tensor, pictures: Tensor, layer_weights: tuple[float, ...]) -> Tensor:
