@@ -266,11 +266,11 @@ def test_no_network_says_what_to_download(tagged: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", unreachable)
     with pytest.raises(WeightsError) as caught:
-        load_clip(tagged, "openai")
+        load_clip(tagged, "openai", option="--identity")
     message = str(caught.value)
     assert "Name or service not known" in message and "\n" not in message
     assert "open_clip_model.safetensors of timm/tiny_clip.openai" in message
-    assert f"--clip {VIT}-quickgelu --clip-weights FILE" in message and "rtlit-lighting" in message
+    assert f"--identity {VIT}-quickgelu --identity-weights FILE" in message and "rtlit-lighting" in message
 
 
 # What can go wrong.

@@ -165,7 +165,13 @@ class Clip(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=usable)
 
 
-def load_clip(name: str = "ViT-B-32", weights: str | None = None, device: str | torch.device = "cpu") -> Clip:
+def load_clip(
+    name: str = "ViT-B-32",
+    weights: str | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    option: str = "--clip",
+) -> Clip:
     """Load a CLIP.
 
     Args:
@@ -173,6 +179,7 @@ def load_clip(name: str = "ViT-B-32", weights: str | None = None, device: str | 
             "rtlit-lighting", the compact one that rtlit brings.
         weights: a tag that open_clip knows; a file (safetensors, a state dict, OpenAI's own archive); "random", seeded,
             to try shapes and speed; or None: "openai", or what the model brings.
+        option: of the command line that named it, for messages; with "-weights" it is that of the weights.
 
     Raises:
         UsageError: no such model, or no such weights for it. WeightsError: they can't be fetched or read.
@@ -186,7 +193,7 @@ def load_clip(name: str = "ViT-B-32", weights: str | None = None, device: str | 
         return loaded.to(device)
     if name not in open_clip.list_models():
         _unknown_model(open_clip, name)
-    return _load_named(open_clip, name, weights or "openai").to(device)
+    return _load_named(open_clip, name, weights or "openai", option).to(device)
 
 
 def import_open_clip() -> Any:
@@ -239,7 +246,7 @@ def _load_folder(open_clip: Any, name: str) -> Clip:
     return _wrap(open_clip, model, name, name, model.visual.preprocess_cfg)
 
 
-def _load_named(open_clip: Any, name: str, weights: str) -> Clip:
+def _load_named(open_clip: Any, name: str, weights: str, option: str) -> Clip:
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = open_clip.get_pretrained_cfg(name, weights)
     # Weights from a file, and random ones, take the mean and std that the model's own weights were trained with.
@@ -247,7 +254,7 @@ def _load_named(open_clip: Any, name: str, weights: str) -> Clip:
     if weights == RANDOM:
         return _wrap(open_clip, _create(open_clip, name), name, weights, preprocessing)
     if tag:
-        model = _read(open_clip, name, _fetch(open_clip, name, weights, tag), bool(tag.get("quick_gelu")))
+        model = _read(open_clip, name, _fetch(open_clip, name, weights, tag, option), bool(tag.get("quick_gelu")))
         return _wrap(open_clip, model, name, weights, preprocessing)
     path = Path(weights)
     if not path.is_file():
@@ -316,7 +323,7 @@ def _is_archive(path: Path) -> bool:
         return any(name.endswith("constants.pkl") for name in file.namelist())
 
 
-def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any]) -> Path:
+def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any], option: str) -> Path:
     """The file of a tag's weights, from Hugging Face's cache or else its hub.
 
     The hub's own downloader tries to connect six times, for 23 s a file without a network: ask once before.
@@ -344,7 +351,7 @@ def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any]) -> Path:
     raise WeightsError(
         f"{name}: can't fetch the weights {tag!r} ({_short(reason) if reason else 'no such file'}); download "
         f"{files[0]} of {repository} from Hugging Face on another machine, and give "
-        f"--clip {model} --clip-weights FILE; or use --clip {LIGHTING}, which needs no download"
+        f"{option} {model} {option}-weights FILE; or use {option} {LIGHTING}, which needs no download"
     )
 
 
