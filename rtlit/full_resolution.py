@@ -25,8 +25,8 @@ Codes = TypeVar("Codes", "NDArray[np.uint8]", "NDArray[np.uint16]")
 Span = tuple[int, int]  # from, to
 Tile = tuple[Span, Span]  # rows, columns
 
-# Of a tile. On one CPU core, at 1024×768: 128 → 7.8 s/MP, 256 → 7.4, 512 → 7.8, 1024 (uncut) → 9.5.
-SIDE = {"cpu": 256, "cuda": 1024}
+# Of a tile, in pixels. On one CPU core, at 1024×768: 128 → 7.8 s/MP, 256 → 7.4, 512 → 7.8, 1024 (uncut) → 9.5.
+SIDE = {"cpu": 256, "cuda": 512}
 FEATURES_REACH = 5
 REACH = 17
 BYTES_PER_PIXEL = 3600  # of a tile and its margin: the peak that 256 gives on a CPU, 290 MB (1,600 from 512 on)
@@ -108,18 +108,19 @@ class FullResolution:
         """Says what is missing, before or after; `needed` in bytes."""
         free = free_memory() if self.device.type == "cpu" else None
         if free is not None and free < needed:
-            self._out_of_memory(f"{needed // 1_000_000} MB are needed, {free // 1_000_000} MB are free")
+            self._out_of_memory(f" ({needed // 1_000_000} MB are needed, {free // 1_000_000} MB are free)")
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             named = isinstance(error, torch.OutOfMemoryError | MemoryError)
             if not named and not any(text in str(error) for text in _NO_MEMORY):
                 raise
-            self._out_of_memory(f"about {needed // 1_000_000} MB are needed")
+            self._out_of_memory()
 
-    def _out_of_memory(self, what: str) -> NoReturn:
-        todo = "close other programs, or use the weights of a curve network"
-        raise DeviceError(f"device {self.device.type}: out of memory for the CLIP-LIT U-Net ({what}); {todo}") from None
+    def _out_of_memory(self, how: str = "") -> NoReturn:
+        other = "use device cpu" if self.device.type == "cuda" else "use the weights of a curve network"
+        what = f"device {self.device.type}: out of memory for the CLIP-LIT U-Net{how}"
+        raise DeviceError(f"{what}; close other programs, or {other}") from None
 
 
 def free_memory() -> int | None:

@@ -19,11 +19,12 @@ class EnhanceSettings:
 
     Attributes:
         device: "auto" takes CUDA where torch finds it and the CPU otherwise.
-        strength: factor on the curves, 0 (unchanged) to 2; 1 is what the network was trained for.
+        strength: factor on the curves, 0 (unchanged) to 2; 1 is what the network was trained for. Of the
+            CLIP-LIT U-Net, the power of the illumination that a picture is divided by.
         smoothing: time constant τ of the temporal smoothing in seconds; 0 follows every estimate at once.
         estimate_every: run the network on every N-th frame; None is automatic: every frame on CUDA, at most
             15 times a second of video on the CPU. A scene cut is estimated at once.
-        weights: a safetensors file; None takes the shipped weights.
+        weights: a safetensors file, or a state dict (.pth) of the CLIP-LIT U-Net; None takes the shipped weights.
         threads: CPU threads; None takes all cores that the process may use.
     """
 

@@ -334,7 +334,7 @@ def test_too_little_memory_is_said_after(error: Exception, checkpoint: Path, mon
         raise error
 
     monkeypatch.setattr(Unet, "features", fail)
-    with pytest.raises(DeviceError, match="device cpu: out of memory for the CLIP-LIT U-Net"):
+    with pytest.raises(DeviceError, match="device cpu: out of memory for the CLIP-LIT U-Net; close"):
         Enhancer("cpu", weights=checkpoint)(np.zeros((64, 64, 3), np.uint8))
     monkeypatch.setattr(Unet, "features", lambda *args: torch.zeros(1, 32, 2, 2))
     with pytest.raises(RuntimeError, match="size"):  # our own mistakes stay what they are
