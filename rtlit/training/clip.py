@@ -312,7 +312,7 @@ def _read(open_clip: Any, name: str, path: Path, quick_gelu: bool) -> Any:
         model.load_state_dict(state)
         return model
     except Exception as error:  # whatever the damage leads to
-        raise WeightsError(f"{path}: not readable as weights of {name} ({_short(error)})") from None
+        raise WeightsError(f"{path}: not weights of {name}: damaged, or another model's ({_short(error)})") from None
 
 
 def _is_archive(path: Path) -> bool:
