@@ -26,7 +26,7 @@ from rtlit.training.presets import RunSettings, from_json
 from rtlit.training.ranks import Ranks, join
 from rtlit.training.runs import WEIGHTS
 from rtlit.training.samples import SampleSheet
-from rtlit.training.schedule import Stage
+from rtlit.training.schedule import Position, Stage
 from rtlit.training.stages import Networks, Procedure, Sets, Terms
 from rtlit.training.unpaired import Squares, Unpaired, find_unpaired
 
@@ -110,20 +110,21 @@ class _Trainer:
         """Until the budget ends."""
         procedure, pace = self.procedure, _Pace()
         if procedure.position.iteration == 0:
-            self._write_round("initial")
+            self._write_round(0, "start")
         with _interruption() as interrupted:
             while procedure.position.stage is not Stage.DONE:
                 place = procedure.position
                 terms, stopping = procedure.step(interrupted.is_set())
+                stopping |= interrupted.is_set() and self.ranks.world == 1  # several stop together, one iteration later
                 self._add(terms)
                 ends = (procedure.position.stage, procedure.position.round) != (place.stage, place.round)
-                if ends:
-                    self._write_round(f"after {place.stage}")
                 if ends or procedure.position.iteration % self.settings.every == 0:
-                    progress = self._report(place.stage, place.round, pace)
+                    progress = self._report(place, pace, ends)
                     if on_progress and self.ranks.is_first:
                         on_progress(progress)
-                self._save_when_due(ends, stopping)
+                if ends:
+                    self._write_round(place.round, f"after {place.stage}")
+                self._save_when_due(stopping)
                 if stopping:
                     raise Interrupted(f"interrupted at iteration {procedure.position.iteration}")
         return self.run / WEIGHTS
@@ -154,7 +155,7 @@ class _Trainer:
             raise RtlitError(f"train needs {error.name}: pip install 'rtlit[train]'") from None
         iteration = self.procedure.position.iteration
         for name in (runs.LOG, runs.ROUNDS):
-            runs.forget_after(self.run / name, iteration)
+            runs.forget_after(self.run / name, iteration or -1)
         about = runs.read_json(self.run / runs.ABOUT) if (self.run / runs.ABOUT).exists() else {"starts": []}
         start = {"iteration": iteration, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "device": str(self.device)}
         start |= {"processes": self.ranks.world, "threads": torch.get_num_threads(), "versions": runs.versions()}
@@ -171,34 +172,34 @@ class _Trainer:
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in terms.items()}
         self.count += 1
 
-    def _report(self, stage: Stage, round: int, pace: _Pace) -> Progress:
-        """Means since the last report, to the log."""
-        position = self.procedure.position
+    def _report(self, place: Position, pace: _Pace, ends: bool) -> Progress:
+        """Means since the last report, of the stage at `place`, to the log."""
+        position, stage = self.procedure.position, place.stage
         terms = {name: value / self.count for name, value in self.sums.items()}
-        speed = pace.after(self.count, stage)
+        speed = pace.after(self.count, stage, ends)
         left = pace.seconds(self.procedure.schedule.remaining(position), stage)
         self.sums, self.count = {}, 0
         iterations = self.settings.procedure.iterations
-        progress = Progress(position.iteration, iterations, str(stage), round, terms, speed, left)
+        progress = Progress(position.iteration, iterations, str(stage), place.round, terms, speed, left)
         if self.board is not None:
-            row = {"iteration": position.iteration, "stage": str(stage), "round": round, **terms}
+            row = {"iteration": position.iteration, "stage": str(stage), "round": place.round, **terms}
             row |= {"learning_rate": self.procedure.learning_rate(stage), "its_per_second": speed}
             runs.append_row(self.run / runs.LOG, row)
             for name, value in terms.items():
                 self.board.add_scalar(f"{stage}/{name}", value, position.iteration)
         return progress
 
-    def _write_round(self, when: str) -> None:
+    def _write_round(self, round: int, when: str) -> None:
+        """P(backlit) of the sets at the end of a stage."""
         if self.board is None:
             return
-        position = self.procedure.position
-        p = self.procedure.probabilities()
-        row = {"iteration": position.iteration, "round": position.round, "when": when, "p_backlit": p}
+        iteration, p_backlit = self.procedure.position.iteration, self.procedure.probabilities()
+        row = {"iteration": iteration, "round": round, "when": when, "p_backlit": p_backlit}
         runs.append_row(self.run / runs.ROUNDS, row)
-        for name, value in p.items():
-            self.board.add_scalar(f"p_backlit/{name}", value, position.iteration)
+        for name, value in p_backlit.items():
+            self.board.add_scalar(f"p_backlit/{name}", value, iteration)
 
-    def _save_when_due(self, ends: bool, stopping: bool) -> None:
+    def _save_when_due(self, stopping: bool) -> None:
         position, settings = self.procedure.position, self.settings
         done = position.stage is Stage.DONE
         if self.board is None:
@@ -240,11 +241,13 @@ class _Pace:
     def __init__(self) -> None:
         self.last, self.of = time.perf_counter(), dict[str, float]()
 
-    def after(self, count: int, stage: Stage) -> float:
-        """Iterations a second since the last call."""
+    def after(self, count: int, stage: Stage, ends: bool) -> float:
+        """Iterations a second since the last call. What a stage's end takes besides tells little of the stage."""
         now = time.perf_counter()
-        self.of[stage], self.last = (now - self.last) / count, now
-        return 1 / self.of[stage]
+        seconds, self.last = (now - self.last) / count, now
+        if not ends or stage not in self.of:
+            self.of[stage] = seconds
+        return 1 / seconds
 
     def seconds(self, left: dict[Stage, int], stage: Stage) -> float:
         """How long these iterations will take, as far as anybody knows."""
@@ -254,7 +257,7 @@ class _Pace:
 def _load_networks(settings: RunSettings, device: torch.device) -> Networks:
     clip = load_clip(settings.clip, settings.clip_weights, device)
     same = (settings.clip, settings.clip_weights) == (settings.identity, settings.identity_weights)
-    identity = clip if same else load_clip(settings.identity, settings.identity_weights, device)
+    identity = clip if same else load_clip(settings.identity, settings.identity_weights, device, option="--identity")
     identity.features(torch.zeros(1, 3, 32, 32, device=device))  # says so if it has none
     init = Path(settings.init) if settings.init else None
     enhancer = make_enhancer(settings.enhancer, init, seed=settings.seed).to(device)
