@@ -49,12 +49,16 @@ def lighting_report(
         _print(result)
 
 
+_COLUMNS = ("ev", "backlit", "dark", "brightness")
+
+
 def _print(result: dict[str, Any]) -> None:
     held, light = result.pop("held_out"), result.pop("exposure")
     click.echo(f"{held['pictures']} photographs held out: mean P(backlit) {held['mean']:.3f}")
     for folder, row in result.items():
         numbers = "mean P(backlit) {mean:.3f}, AUC {auc:.3f}, recall {recall:.1%}, accuracy {accuracy:.1%}"
-        click.echo(f"{folder} ({row['pictures']}): {numbers.format(**row)}")
-    for ev, p, brightness in zip(light["ev"], light["backlit"], light["brightness"], strict=True):
-        click.echo(f"{ev:+.1f} EV: mean P(backlit) {p:.3f}, cos(over) − cos(under) {brightness:+.3f}")
+        for name, scores in ((folder, row), *row["groups"].items()):
+            click.echo(f"{name} ({scores['pictures']}): {numbers.format(**scores)}")
+    for ev, p, dark, brightness in zip(*(light[key] for key in _COLUMNS), strict=True):
+        click.echo(f"{ev:+.1f} EV: P(backlit) {p:.3f}, P(dark) {dark:.3f}, cos(over) − cos(under) {brightness:+.3f}")
     click.echo(f"half-stop steps that raise it: {light['rising']:.1%}; rank correlation: {light['spearman']:.4f}")

@@ -6,6 +6,7 @@ photographs from −4 to +2 EV, and how far they lie from "under-exposed" toward
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -70,8 +71,9 @@ def report(lighting: Lighting, photos: Path, sets: Sequence[Path], one_in: int =
     good = probability(lighting, embed(lighting, pictures))
     result: dict[str, Any] = {"held_out": {"pictures": len(held), "mean": float(good.mean())}}
     for folder in sets:
-        bad = probability(lighting, embed(lighting, load_photos(find_photos([folder]), 1024)))
-        result[str(folder)] = asdict(separation(bad, good))
+        paths = find_photos([folder])
+        bad = probability(lighting, embed(lighting, load_photos(paths, 1024)))
+        result[str(folder)] = asdict(separation(bad, good)) | {"groups": groups(paths, bad, good)}
     return result | {"exposure": exposure(lighting, pictures)}
 
 
@@ -105,9 +107,17 @@ def separation(bad: Tensor, good: Tensor) -> Separation:
     return Separation(len(bad), float(bad.mean()), float(auc), float(recall), float(accuracy))
 
 
+def groups(paths: Sequence[Path], bad: Tensor, good: Tensor) -> dict[str, dict[str, float]]:
+    """The separation of pictures whose names begin with the same word, where there are five or more."""
+    words = [match[0] if (match := re.match(r"[A-Za-z]+", path.stem)) else "" for path in paths]
+    members = {word: torch.tensor([each == word for each in words]) for word in sorted(set(words))}
+    return {word: asdict(separation(bad[mask], good)) for word, mask in members.items() if mask.sum() >= 5}
+
+
 def exposure(lighting: Lighting, pictures: Sequence[Tensor]) -> dict[str, Any]:
     """The same photographs at every exposure, in linear light (gamma 2.2), clipped and rounded to 8 bits.
 
+    "backlit" is the mean P(backlit), "dark" that among three classes: dark or backlit, well-lit, and over-exposed.
     "brightness" is the mean of cos(over) − cos(under); "rising" the share of half-stop steps that raise it, and
     "spearman" its mean rank correlation with EV.
     """
@@ -118,9 +128,12 @@ def exposure(lighting: Lighting, pictures: Sequence[Tensor]) -> dict[str, Any]:
     order = np.arange(len(EXPOSURES))
     spearman = np.mean([np.corrcoef(each, order)[0, 1] for each in ranks])
     p = [float(probability(lighting, each).mean()) for each in features]
+    classes = torch.stack([anchor(lighting, prompts) for prompts in (BACKLIT, WELL_LIT, OVER)], 1)  # [E, 3]
+    dark = [float((MAX_SCALE * each @ classes).softmax(1)[:, 0].mean()) for each in features]
     return {
         "ev": list(EXPOSURES),
         "backlit": p,
+        "dark": dark,
         "brightness": values.mean(0).tolist(),
         "rising": float((values.diff(dim=1) > 0).double().mean()),
         "spearman": float(spearman),
