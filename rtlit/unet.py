@@ -193,7 +193,10 @@ def unet_from(state: Mapping[str, Any], path: Path, padding: Padding = "reflect"
     """
     network = Unet(padding)
     try:
-        network.load_state_dict({_our_name(name): tensor for name, tensor in state.items()})
+        ours = {_our_name(name): tensor for name, tensor in state.items()}
+        if absent := sorted(network.state_dict().keys() - ours.keys()):
+            raise ValueError(f"{absent[0]} isn't in it")
+        network.load_state_dict(ours)
         if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
             raise ValueError("some are not finite numbers")
     except (AttributeError, ValueError, TypeError, RuntimeError) as error:

@@ -30,10 +30,15 @@ def prompts() -> None:
     """Score pictures with learned prompts."""
 
 
-@prompts.command()
+@prompts.command(short_help="Print P(backlit) of pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of a run of `rtlit train clip`, with its prompts.")
-@click.option("--prompts", "file", type=click.Path(path_type=Path), help="A file of learned prompts (safetensors).")
+@click.option(
+    "--prompts",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file of learned prompts (safetensors).  [default: the shipped ones]",
+)
 @click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
