@@ -17,7 +17,7 @@ from rtlit.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from rtlit.training.clip_lit import Progress
-    from rtlit.training.presets import RunSettings
+    from rtlit.training.presets import ClipLitSettings, RunSettings
 
 _FOLDER = click.Path(path_type=Path)
 _PRESETS = ("clip-lit", "fast")
@@ -29,6 +29,7 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.argument("folders", nargs=-1, type=_FOLDER, metavar="BACKLIT WELL_LIT")
 @click.option("-o", "--run", type=_FOLDER, help="Folder of the run; made.")
 @click.option("--preset", type=click.Choice(_PRESETS), help="clip-lit is the paper's.  [default: clip-lit]")
+@click.option("--settings", type=_FOLDER, metavar="FILE", help="What --show-preset printed, edited, for a preset.")
 @click.option("--clip", "clip_name", metavar="NAME", help="Of open_clip, or rtlit-lighting.  [default: ViT-B-32]")
 @click.option("--clip-weights", metavar="WEIGHTS", help="A tag of open_clip, a file, or random.  [default: openai]")
 @click.option(
@@ -56,7 +57,7 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, with its settings.")
 @click.option("--export", type=_FOLDER, metavar="FILE", help="Also write the weights here, for --weights.")
-@click.option("--show-preset", is_flag=True, help="Print all settings that the other options lead to, and stop.")
+@click.option("--show-preset", is_flag=True, help="Print the procedure that the options lead to, and stop.")
 @report_options
 def clip(
     folders: tuple[Path, ...],
@@ -80,9 +81,11 @@ def clip(
     given = {name: value for name, value in given.items() if value is not None}
     _check(folders, run, resume, show_preset, given)
     if show_preset:
-        click.echo(json.dumps(asdict(_settings(Path("BACKLIT"), Path("WELL_LIT"), **given)), indent=2))
+        click.echo(json.dumps(asdict(_procedure(given)), indent=2))
         return
     assert run is not None
+    if export:
+        _check_export(export)
     require_extra()
     import torch
 
@@ -91,8 +94,6 @@ def clip(
     if threads:
         torch.set_num_threads(threads)
     settings = None if resume else _settings(*folders, **given)
-    if export:
-        _check_export(export)
     try:
         with _reporter(quiet) as report:
             weights = train_clip_lit(run, settings, device=device, on_progress=report)
@@ -102,6 +103,8 @@ def clip(
 
 
 def _check(folders: tuple[Path, ...], run: Path | None, resume: bool, show: bool, given: dict[str, Any]) -> None:
+    if "preset" in given and "settings" in given:
+        raise UsageError("--settings holds what a preset does; leave out --preset")
     if show:
         return
     if run is None:
@@ -115,18 +118,27 @@ def _check(folders: tuple[Path, ...], run: Path | None, resume: bool, show: bool
 
 def _settings(backlit: Path, well_lit: Path, **given: Any) -> RunSettings:
     """Settings of a new run; paths are made absolute, so that it can be resumed from anywhere."""
-    from rtlit.training.presets import RunSettings, preset
+    from rtlit.training.presets import RunSettings
 
-    kinds = {name: given[name] for name in ("guidance", "enhancer") if name in given}
-    procedure = preset(given.get("preset", "clip-lit"), **kinds)
-    changes = {name: given[name] for name in ("size", "batch", "learning_rate") if name in given}
-    procedure = replace(procedure, enhancer=replace(procedure.enhancer, **changes))
-    if "iterations" in given:
-        procedure = replace(procedure, iterations=given["iterations"])
-    rest = {name: given[name] for name in ("seed", "every") if name in given} | kinds | _models(given)
+    names = ("seed", "every", "guidance", "enhancer")
+    rest = {name: given[name] for name in names if name in given} | _models(given)
     if "init" in given:
         rest["init"] = str(given["init"].absolute())
-    return RunSettings(str(backlit.absolute()), str(well_lit.absolute()), procedure=procedure, **rest)
+    return RunSettings(str(backlit.absolute()), str(well_lit.absolute()), procedure=_procedure(given), **rest)
+
+
+def _procedure(given: dict[str, Any]) -> ClipLitSettings:
+    """The preset, or the file, with what is given besides."""
+    from rtlit.training.presets import preset, read_procedure
+
+    if "settings" in given:
+        procedure = read_procedure(given["settings"])
+    else:
+        kinds = {name: given[name] for name in ("guidance", "enhancer") if name in given}
+        procedure = preset(given.get("preset", "clip-lit"), **kinds)
+    changes = {name: given[name] for name in ("size", "batch", "learning_rate") if name in given}
+    procedure = replace(procedure, enhancer=replace(procedure.enhancer, **changes))
+    return replace(procedure, iterations=given.get("iterations", procedure.iterations))
 
 
 def _models(given: dict[str, Any]) -> dict[str, Any]:

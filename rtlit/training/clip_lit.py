@@ -17,6 +17,7 @@ import torch
 
 from rtlit.errors import InputError, Interrupted, RtlitError
 from rtlit.full_resolution import free_memory
+from rtlit.network import NetworkConfig
 from rtlit.training import runs
 from rtlit.training.clip import load_clip
 from rtlit.training.enhancers import make_enhancer
@@ -95,10 +96,12 @@ class _Trainer:
         found = find_unpaired(Path(settings.backlit), Path(settings.well_lit))
         self.data = {"backlit_sha256": found.backlit_sha256, "well_lit_sha256": found.well_lit_sha256}
         networks = _load_networks(settings, device)
+        pictures = self._pictures(found)  # before there is a run: one of them may be corrupt
         if ranks.is_first and not resumes:
             runs.make_run(run, asdict(settings))
         ranks.wait()
-        self.procedure = Procedure(settings.procedure, networks, self._sets(found, networks), settings.seed, ranks)
+        sets = self._embedded(pictures, found, networks)
+        self.procedure = Procedure(settings.procedure, networks, sets, settings.seed, ranks)
         self.sheet = SampleSheet(found.backlit, settings.samples, device) if ranks.is_first else None
         self.sums: Terms = {}
         self.count = 0
@@ -129,21 +132,25 @@ class _Trainer:
                     raise Interrupted(f"interrupted at iteration {procedure.position.iteration}")
         return self.run / WEIGHTS
 
-    def _sets(self, found: Unpaired, networks: Networks) -> Sets:
-        """Pictures and embeddings; the first process computes those that aren't in the run's folder yet."""
-        settings, memory = self.settings.procedure, (free_memory() or 2**31) // (4 * self.ranks.world)
-        threads = max(1, torch.get_num_threads())
-        size = settings.prompts.size
-        small, well_lit = (
-            Squares(paths, size, self.device, memory, threads) for paths in (found.backlit, found.well_lit)
+    def _pictures(self, found: Unpaired) -> tuple[Squares, Squares, Squares]:
+        """The backlit ones at the enhancer's size, and both sets at the prompts'."""
+        memory, threads = (free_memory() or 2**31) // (4 * self.ranks.world), torch.get_num_threads()
+        settings = self.settings.procedure
+        sizes = settings.enhancer.size, settings.prompts.size, settings.prompts.size
+        paths = found.backlit, found.backlit, found.well_lit
+        first, second, third = (
+            Squares(each, size, self.device, memory, threads) for each, size in zip(paths, sizes, strict=True)
         )
-        pictures = Squares(found.backlit, settings.enhancer.size, self.device, memory, threads)
-        features = SetFeatures(networks.clip, settings.prompts, self.settings.seed)
+        return first, second, third
+
+    def _embedded(self, pictures: tuple[Squares, Squares, Squares], found: Unpaired, networks: Networks) -> Sets:
+        """Pictures and embeddings; the first process computes those that aren't in the run's folder yet."""
+        features = SetFeatures(networks.clip, self.settings.procedure.prompts, self.settings.seed)
         if not self.ranks.is_first:
             self.ranks.wait()
-        folder = self.run / "features"
+        folder, (large, small, well_lit) = self.run / "features", pictures
         backlit = features.kept(small, found.backlit_sha256, folder)
-        sets = Sets(pictures, small, backlit, features.kept(well_lit, found.well_lit_sha256, folder), features)
+        sets = Sets(large, small, backlit, features.kept(well_lit, found.well_lit_sha256, folder), features)
         if self.ranks.is_first:
             self.ranks.wait()
         return sets
@@ -260,7 +267,9 @@ def _load_networks(settings: RunSettings, device: torch.device) -> Networks:
     identity = clip if same else load_clip(settings.identity, settings.identity_weights, device, option="--identity")
     identity.features(torch.zeros(1, 3, 32, 32, device=device))  # says so if it has none
     init = Path(settings.init) if settings.init else None
-    enhancer = make_enhancer(settings.enhancer, init, seed=settings.seed).to(device)
+    is_new_curves = settings.enhancer == "curves" and init is None
+    config = NetworkConfig(channels=settings.channels) if is_new_curves else None
+    enhancer = make_enhancer(settings.enhancer, init, config=config, seed=settings.seed).to(device)
     torch.manual_seed(settings.seed)  # for the latents
     return Networks(enhancer, make_guidance(settings.guidance, clip), clip, identity)
 

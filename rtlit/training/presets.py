@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from rtlit.errors import UsageError
+from rtlit.errors import InputError, UsageError
 
 Settings = TypeVar("Settings")
 LAYERS = 5
@@ -203,6 +205,8 @@ class RunSettings:
             whether a picture is still the same.
         guidance: "prompts", "latent" or "residual". enhancer: "curves" or "clip-lit-unet".
         init: weights that the enhancer starts from.
+        channels: curves of a new curve network: 1 that R', G' and B' share, as the paper's illumination map, or 3
+            of their own, with which it learns to please CLIP by tinting shadows.
         seed: of weights and of every draw.
         every, samples_every: iterations between checkpoints and lines of the log, and between sample sheets of
             `samples` pictures.
@@ -218,6 +222,7 @@ class RunSettings:
     guidance: str = "prompts"
     enhancer: str = "curves"
     init: str | None = None
+    channels: int = 1
     seed: int = 0
     every: int = 100
     samples_every: int = 1000
@@ -228,6 +233,20 @@ class RunSettings:
         if min(self.every, self.samples_every, self.samples) < 1:
             raise UsageError(f"{self.every = }, {self.samples_every = } and {self.samples = } must be 1 or more")
         preset(enhancer=self.enhancer, guidance=self.guidance)  # they exist
+
+
+def read_procedure(path: Path) -> ClipLitSettings:
+    """A procedure from JSON, as `asdict` gives it; what a file leaves out is the paper's.
+
+    Raises:
+        InputError: no such file, or other JSON.
+    """
+    try:
+        return from_json(ClipLitSettings, json.loads(path.read_text()))
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}); check --settings") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: not settings of the procedure ({error}); start from --show-preset") from None
 
 
 def from_json(kind: type[Settings], stored: Mapping[str, Any]) -> Settings:
