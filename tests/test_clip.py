@@ -260,6 +260,20 @@ def test_weights_of_a_tag_from_the_cache(tagged: str, tmp_path: Path, monkeypatc
     assert torch.equal(clip.encode_text(TEXTS), quick.encode_text(TEXTS))
 
 
+def test_the_second_file_of_a_tag_is_tried(tagged: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    torch.save(state_of(load_clip(VIT, "random")), tmp_path / "open_clip_pytorch_model.bin")
+
+    def asked(url: str, timeout: float) -> None:
+        if "safetensors" in url:
+            raise huggingface_hub.errors.EntryNotFoundError("404")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, file: str(tmp_path / file))
+    assert load_clip(tagged).weights == "openai"
+
+
 def test_no_network_says_what_to_download(tagged: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 

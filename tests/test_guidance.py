@@ -297,10 +297,25 @@ def test_bad_files_are_one_line(clip: Clip, tmp_path: Path, spoil: Callable[[Pat
 def test_weights_of_the_clip_gone(clip: Clip, tmp_path: Path) -> None:
     torch.save(clip.model.state_dict(), tmp_path / "clip.pt")
     save_guidance(make_guidance("latent", load_clip(RESNET, str(tmp_path / "clip.pt"))), tmp_path / "p.safetensors")
-    (tmp_path / "clip.pt").unlink()
+    (tmp_path / "clip.pt").rename(tmp_path / "moved.pt")
     with pytest.raises(RtlitError, match="p.safetensors: the CLIP it was learned with can't be loaded.*clip.pt"):
         load_guidance(tmp_path / "p.safetensors")
     assert load_guidance(tmp_path / "p.safetensors", clip).kind == "latent"
+    moved = load_guidance(tmp_path / "p.safetensors", weights=str(tmp_path / "moved.pt"))
+    assert moved.clip.weights == str(tmp_path / "moved.pt")
+    with pytest.raises(WeightsError, match=f"not with {VIT}"):
+        load_guidance(tmp_path / "p.safetensors", name=VIT, weights="random")
+
+
+def test_another_activation_in_the_text_tower_is_noticed(clip: Clip, tmp_path: Path) -> None:
+    """The same weights, and the same image tower."""
+    state = {name: 3 * t if "mlp" in name else t for name, t in clip.model.state_dict().items()}
+    torch.save(state, tmp_path / "clip.pt")
+    plain, quick = (load_clip(name, str(tmp_path / "clip.pt")) for name in (RESNET, f"{RESNET}-quickgelu"))
+    save_guidance(make_guidance("prompts", plain), tmp_path / "p.safetensors")
+    assert load_guidance(tmp_path / "p.safetensors", plain).kind == "prompts"
+    with pytest.raises(WeightsError, match=f"learned with {RESNET} .*, not with {RESNET}-quickgelu"):
+        load_guidance(tmp_path / "p.safetensors", quick)
 
 
 def test_a_file_that_cannot_be_written(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

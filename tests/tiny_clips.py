@@ -16,6 +16,7 @@ _CUSTOM = {"custom_text": True}
 RESNET, VIT = "tiny-resnet", "tiny-vit"
 CONFIGS: dict[str, dict[str, Any]] = {
     RESNET: {"vision_cfg": _RESNET, "text_cfg": _TEXT},  # OpenAI-style CLIP
+    f"{RESNET}-quickgelu": {"vision_cfg": _RESNET, "text_cfg": _TEXT, "quick_gelu": True},
     VIT: {"vision_cfg": _VIT, "text_cfg": _TEXT},
     f"{VIT}-quickgelu": {"vision_cfg": _VIT, "text_cfg": _TEXT, "quick_gelu": True},
     "tiny-custom": {"vision_cfg": _VIT, "text_cfg": _TEXT, **_CUSTOM},

@@ -39,6 +39,8 @@ def prompts() -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file of learned prompts (safetensors).  [default: the shipped ones]",
 )
+@click.option("--clip", "name", metavar="NAME", help="The CLIP they were learned with, if under another name.")
+@click.option("--clip-weights", metavar="WEIGHTS", help="Its weights, if elsewhere: a tag of open_clip or a file.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
@@ -47,6 +49,8 @@ def score(
     images: tuple[str, ...],
     run: Path | None,
     file: Path | None,
+    name: str | None,
+    clip_weights: str | None,
     recursive: bool,
     device: str,
     threads: int | None,
@@ -69,14 +73,14 @@ def score(
 
     if threads:
         torch.set_num_threads(threads)
-    guidance = load_guidance(path, device=join(device)[1])
+    guidance = load_guidance(path, device=join(device)[1], name=name, weights=clip_weights)
     if verbose:
         clip = guidance.clip
         click.echo(f"{path}: {guidance.kind} of {clip.name} ({clip.weights}), on {clip.device}", err=True)
-    for name, result in (*errors, *score_pictures(paths, guidance)):
+    for image, result in (*errors, *score_pictures(paths, guidance)):
         if isinstance(result, RtlitError):
-            errors = [*errors, (name, result)]
-        _print(name, result, as_json)
+            errors = [*errors, (image, result)]
+        _print(image, result, as_json)
     sys.exit(1 if errors else 0)
 
 

@@ -336,20 +336,19 @@ def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any], option: 
     for file in files:
         if isinstance(cached := hub.try_to_load_from_cache(repository, file), str):
             return Path(cached)
-    reason: Exception | None = None
+    reason = Exception()
     for file in files:
         try:
             with _quiet():
                 hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_CONNECT_SECONDS)
                 return Path(hub.hf_hub_download(repository, file))
-        except hub.errors.RemoteEntryNotFoundError:
-            continue
-        except Exception as error:  # no network, a proxy that refuses, a full disk
+        except Exception as error:  # no such file, no network, a proxy that refuses, a full disk
             reason = error
-            break
+            if not isinstance(error, hub.errors.EntryNotFoundError):
+                break
     model = _twin(open_clip, name) if config.get("quick_gelu") else name
     raise WeightsError(
-        f"{name}: can't fetch the weights {tag!r} ({_short(reason) if reason else 'no such file'}); download "
+        f"{name}: can't fetch the weights {tag!r} ({_short(reason)}); download "
         f"{files[0]} of {repository} from Hugging Face on another machine, and give "
         f"{option} {model} {option}-weights FILE; or use {option} {LIGHTING}, which needs no download"
     )

@@ -26,7 +26,9 @@ from rtlit.training.clip import Clip, load_clip
 from rtlit.training.prompts import BACKLIT, Prompts, make_prompts
 
 _FORMAT = "rtlit-guidance/1"
-_PROBE = "probe"
+_PROBE, _ANCHORS = "probe", "anchors"
+# Distances of unit vectors. Images go through bfloat16 on some devices: 0.004 measured with rtlit-lighting.
+_TOLERANCE = {_PROBE: 0.05, _ANCHORS: 0.005}
 _TEMPERATURE = 100.0
 
 
@@ -198,14 +200,15 @@ def make_guidance(kind: str, clip: Clip) -> Guidance:
 def save_guidance(guidance: Guidance, path: Path, **about: str) -> None:
     """Write a guidance whole as safetensors, with which CLIP it belongs to, and `about`, as metadata.
 
-    The embedding of a test picture goes with it, so that another CLIP is noticed when it is loaded.
+    The embedding of a test picture and the anchors go with it, so that another CLIP, or the right one with the wrong
+    activation in its text tower, is noticed when it is loaded.
 
     Raises:
         OutputError: it can't be written.
     """
     clip = guidance.clip
     metadata = {"format": _FORMAT, "kind": guidance.kind, "clip": clip.name, "clip_weights": clip.weights, **about}
-    state = {**guidance.state_dict(), _PROBE: _probe(clip)}
+    state = {**guidance.state_dict(), **_signature(guidance)}
     partial = path.with_name(f".{path.name}")
     try:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, partial, metadata)
@@ -215,11 +218,19 @@ def save_guidance(guidance: Guidance, path: Path, **about: str) -> None:
         raise OutputError(f"{path}: can't be written ({getattr(error, 'strerror', None) or error})") from None
 
 
-def load_guidance(path: Path, clip: Clip | None = None, device: str | torch.device = "cpu") -> Guidance:
+def load_guidance(
+    path: Path,
+    clip: Clip | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    name: str | None = None,
+    weights: str | None = None,
+) -> Guidance:
     """Read what `save_guidance` wrote; frozen, on the device of its CLIP.
 
     Args:
         clip: the CLIP it belongs to; None loads the one that the file names, on `device`.
+        name, weights: for `load_clip` in place of what the file names: the same weights under another name.
 
     Raises:
         WeightsError: no such file, damaged, or of another CLIP; or the CLIP it names can't be loaded.
@@ -227,18 +238,23 @@ def load_guidance(path: Path, clip: Clip | None = None, device: str | torch.devi
     metadata, state = _read(path)
     if clip is None:
         try:
-            clip = load_clip(metadata["clip"], metadata["clip_weights"], device)
+            weights = weights or (None if name else metadata["clip_weights"])
+            clip = load_clip(name or metadata["clip"], weights, device)
         except RtlitError as error:
             raise WeightsError(f"{path}: the CLIP it was learned with can't be loaded: {error}") from None
-    probe = state.pop(_PROBE).to(clip.device)
-    if probe.shape != (1, clip.dim) or float(F.cosine_similarity(probe, _probe(clip))) < 0.99:
-        theirs = f"{metadata['clip']} ({metadata['clip_weights']})"
-        raise WeightsError(f"{path}: learned with {theirs}, not with {clip.name} ({clip.weights}); give the same CLIP")
+    signature = {name: state.pop(name).to(clip.device) for name in (_PROBE, _ANCHORS) if name in state}
+    theirs = f"{metadata['clip']} ({metadata['clip_weights']})"
+    other = f"{path}: learned with {theirs}, not with {clip.name} ({clip.weights}); give the same CLIP"
+    if signature[_PROBE].shape != (1, clip.dim):
+        raise WeightsError(other)
     try:
         guidance = make_guidance(metadata["kind"], clip)
         guidance.load_state_dict(state)
     except (UsageError, RuntimeError) as error:
         raise WeightsError(f"{path}: damaged ({' '.join(str(error).split())[:200]})") from None
+    for name, ours in _signature(guidance).items():
+        if name in signature and not float((ours - signature[name]).norm(dim=1).max()) < _TOLERANCE[name]:
+            raise WeightsError(other)
     return guidance.eval().requires_grad_(False)
 
 
@@ -258,13 +274,16 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, state
 
 
-def _probe(clip: Clip) -> Tensor:
-    """Embedding [1, E] of a test picture: a gradient across in red, down in green, their difference in blue."""
-    ramp = torch.linspace(0, 1, 64, device=clip.device)
+@torch.no_grad()
+def _signature(guidance: Guidance) -> dict[str, Tensor]:
+    """Embeddings of a test picture [1, E] (gradients across and down), and the anchors [2, E] if any."""
+    ramp = torch.linspace(0, 1, 64, device=guidance.clip.device)
     red, green = torch.meshgrid(ramp, ramp, indexing="xy")
     picture = torch.stack([red, green, (red - green).abs()])
-    with torch.no_grad():
-        return clip.encode_image(picture[None])
+    signature = {_PROBE: guidance.clip.encode_image(picture[None])}
+    if isinstance(guidance, AnchoredGuidance):
+        signature[_ANCHORS] = guidance.anchors()
+    return signature
 
 
 def _p_backlit(features: Tensor, anchors: Tensor) -> Tensor:
