@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,6 @@ from tiny_clips import RESNET, VIT
 from torch import Tensor, nn
 
 from rtlit.errors import RtlitError, UsageError, WeightsError
-from rtlit.training import clip as clip_module
 from rtlit.training.clip import Clip, load_clip
 
 TEXTS = ["a backlit photo of a dog", "X X X X", "well-lit " * 100]
@@ -363,12 +364,24 @@ def test_what_does_not_exist_is_said(open_clip: Any, name: str, weights: str | N
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_folder_with_a_model(open_clip: Any, tmp_path: Path) -> None:
+    state = state_of(load_clip(VIT, "random"))
+    save_file(state, tmp_path / "open_clip_model.safetensors")
+    model, preprocessing = tiny_clips.CONFIGS[VIT] | {"embed_dim": 24}, {"mean": [0.5] * 3, "std": [0.25] * 3}
+    config = json.dumps({"model_cfg": model, "preprocess_cfg": preprocessing})
+    (tmp_path / "open_clip_config.json").write_text(config)
+    clip = load_clip(f"local-dir:{tmp_path}")
+    assert clip.mean.flatten().tolist() == [0.5] * 3 and clip.std.flatten().tolist() == [0.25] * 3
+    assert all(torch.equal(clip.model.state_dict()[name], tensor) for name, tensor in state.items())
+    assert load_clip(clip.name, clip.weights).image_size == 64
+
+
 def test_a_folder_that_is_no_model(open_clip: Any, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="local-dir:.*can't load a CLIP from there"):
         load_clip(f"local-dir:{tmp_path}")
 
 
 def test_open_clip_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(clip_module.sys.modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(RtlitError, match=r"open_clip: pip install 'rtlit\[train\]'"):
         load_clip("ViT-B-32")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rtlit.training.clip import import_open_clip
+from rtlit.training.clip_weights import import_open_clip
 
 _TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 _RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 32}

@@ -12,12 +12,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-import re
-import sys
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,11 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rtlit.errors import RtlitError, UsageError, WeightsError
+from rtlit.errors import UsageError, WeightsError
+from rtlit.training.clip_weights import LIGHTING, create, fetch, import_open_clip, is_archive, quiet, read, short, twin
 
-LIGHTING = "rtlit-lighting"
 RANDOM = "random"
-_CONNECT_SECONDS = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -196,39 +190,6 @@ def load_clip(
     return _load_named(open_clip, name, weights or "openai", option).to(device)
 
 
-def import_open_clip() -> Any:
-    """The module open_clip.
-
-    PyPI's torchvision can't be imported beside torch's CPU-only build: its C++ operators (nms, qnms) are built for
-    another torch, and giving them a fake implementation fails as they don't exist. open_clip calls none of them, so
-    they are declared here, without an implementation, until the import succeeds.
-
-    Raises:
-        RtlitError: it isn't installed.
-    """
-    try:
-        while not _import_torchvision():
-            pass
-        import open_clip
-    except ModuleNotFoundError as error:
-        raise RtlitError(f"CLIP needs {error.name}: pip install 'rtlit[train]'") from None
-    return open_clip
-
-
-def _import_torchvision() -> bool:
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        missing = re.search(r"operator (torchvision::\w+) does not exist", str(error))
-        if missing is None:
-            raise
-        for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        torch.library.define(missing[1], "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        return False
-    return True
-
-
 def _load_lighting() -> Clip:
     from rtlit.training.lighting import load_lighting
 
@@ -239,10 +200,10 @@ def _load_lighting() -> Clip:
 def _load_folder(open_clip: Any, name: str) -> Clip:
     """A model whose settings and weights lie in one folder, "local-dir:FOLDER"."""
     try:
-        with _quiet():
+        with quiet():
             model = open_clip.create_model(name, require_pretrained=True)
     except Exception as error:  # whatever the folder's state leads to
-        raise WeightsError(f"{name}: can't load a CLIP from there ({_short(error)})") from None
+        raise WeightsError(f"{name}: can't load a CLIP from there ({short(error)})") from None
     return _wrap(open_clip, model, name, name, model.visual.preprocess_cfg)
 
 
@@ -252,16 +213,16 @@ def _load_named(open_clip: Any, name: str, weights: str, option: str) -> Clip:
     # Weights from a file, and random ones, take the mean and std that the model's own weights were trained with.
     preprocessing = tag or (open_clip.get_pretrained_cfg(name, tags[0]) if tags else _default_preprocessing(open_clip))
     if weights == RANDOM:
-        return _wrap(open_clip, _create(open_clip, name), name, weights, preprocessing)
+        return _wrap(open_clip, create(open_clip, name), name, weights, preprocessing)
     if tag:
-        model = _read(open_clip, name, _fetch(open_clip, name, weights, tag, option), bool(tag.get("quick_gelu")))
+        model = read(open_clip, name, fetch(open_clip, name, weights, tag, option), bool(tag.get("quick_gelu")))
         return _wrap(open_clip, model, name, weights, preprocessing)
     path = Path(weights)
     if not path.is_file():
         _unknown_weights(name, weights, tags)
-    archive = _is_archive(path)  # OpenAI's, trained with QuickGELU, x·σ(1.702·x)
-    model = _read(open_clip, name, path, archive)
-    if not archive and _twin(open_clip, name) != name:
+    archive = is_archive(path)  # OpenAI's, trained with QuickGELU, x·σ(1.702·x)
+    model = read(open_clip, name, path, archive)
+    if not archive and twin(open_clip, name) != name:
         # No other file says which activation its weights were trained with, and they load with either.
         _LOG.warning(
             "%s: taken as trained with GELU; if with QuickGELU (OpenAI, MetaCLIP, DFN), choose %s-quickgelu", path, name
@@ -269,25 +230,12 @@ def _load_named(open_clip: Any, name: str, weights: str, option: str) -> Clip:
     return _wrap(open_clip, model, name, str(path.absolute()), preprocessing)
 
 
-def _twin(open_clip: Any, name: str) -> str:
-    """The name of the same model with QuickGELU, if it has one."""
-    twin = f"{name}-quickgelu"
-    return twin if twin in open_clip.list_models() else name
-
-
-def _create(open_clip: Any, name: str, quick_gelu: bool = False) -> Any:
-    """A model with random weights, the same every time; the global random state stays as it was."""
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return open_clip.create_model(name, force_quick_gelu=quick_gelu, pretrained_text=False)
-
-
 def _wrap(open_clip: Any, model: Any, name: str, weights: str, preprocessing: dict[str, Any]) -> Clip:
     try:
-        with _quiet():
+        with quiet():
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # a tokenizer of another library, or one to be downloaded
-        raise UsageError(f"{name}: its tokenizer can't be loaded here ({_short(error)})") from None
+        raise UsageError(f"{name}: its tokenizer can't be loaded here ({short(error)})") from None
     size = model.visual.image_size
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     if height != width:
@@ -298,60 +246,6 @@ def _wrap(open_clip: Any, model: Any, name: str, weights: str, preprocessing: di
 
 def _default_preprocessing(open_clip: Any) -> dict[str, Any]:
     return {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-
-
-def _read(open_clip: Any, name: str, path: Path, quick_gelu: bool) -> Any:
-    try:
-        with _quiet():
-            if not _is_archive(path):
-                return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick_gelu)
-            state = torch.jit.load(str(path), map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
-        for size in ("input_resolution", "context_length", "vocab_size"):
-            state.pop(size, None)
-        model = _create(open_clip, name, quick_gelu)
-        model.load_state_dict(state)
-        return model
-    except Exception as error:  # whatever the damage leads to
-        raise WeightsError(f"{path}: not weights of {name}: damaged, or another model's ({_short(error)})") from None
-
-
-def _is_archive(path: Path) -> bool:
-    """Whether a file is a TorchScript archive, which is what OpenAI published and torch.load refuses."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as file:
-        return any(name.endswith("constants.pkl") for name in file.namelist())
-
-
-def _fetch(open_clip: Any, name: str, tag: str, config: dict[str, Any], option: str) -> Path:
-    """The file of a tag's weights, from Hugging Face's cache or else its hub.
-
-    The hub's own downloader tries to connect six times, for 23 s a file without a network: ask once before.
-    """
-    import huggingface_hub as hub
-
-    repository, _, file = config["hf_hub"].rpartition("/")
-    safe = [file[:-4] + ".safetensors"] if file.endswith((".bin", ".pth")) else []
-    files = [*safe, file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    for file in files:
-        if isinstance(cached := hub.try_to_load_from_cache(repository, file), str):
-            return Path(cached)
-    reason = Exception()
-    for file in files:
-        try:
-            with _quiet():
-                hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=_CONNECT_SECONDS)
-                return Path(hub.hf_hub_download(repository, file))
-        except Exception as error:  # no such file, no network, a proxy that refuses, a full disk
-            reason = error
-            if not isinstance(error, hub.errors.EntryNotFoundError):
-                break
-    model = _twin(open_clip, name) if config.get("quick_gelu") else name
-    raise WeightsError(
-        f"{name}: can't fetch the weights {tag!r} ({_short(reason)}); download "
-        f"{files[0]} of {repository} from Hugging Face on another machine, and give "
-        f"{option} {model} {option}-weights FILE; or use {option} {LIGHTING}, which needs no download"
-    )
 
 
 def _unknown_model(open_clip: Any, name: str) -> NoReturn:
@@ -365,21 +259,3 @@ def _unknown_model(open_clip: Any, name: str) -> NoReturn:
 def _unknown_weights(name: str, weights: str, tags: Sequence[str]) -> NoReturn:
     known = f"its tags are {', '.join(tags)}" if tags else "it has no tags"
     raise UsageError(f"{weights!r}: neither a file nor a tag of {name}; {known}; {RANDOM} is for trying")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep libraries from logging and warning; open_clip logs through the root logger, which would set that up."""
-    root, before, handler = logging.getLogger(), logging.root.manager.disable, logging.NullHandler()
-    root.addHandler(handler)
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(handler)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from rtlit import __version__
 from rtlit.errors import InputError, UsageError, WeightsError
 from rtlit.training.captions import caption, learn_merges, measured, words
-from rtlit.training.clip import import_open_clip
+from rtlit.training.clip_weights import import_open_clip
 from rtlit.training.lights import LIGHTS, four_lights
 from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
 from rtlit.training.runs import (
