@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,15 +14,21 @@ import torch
 from torch import Tensor
 
 from rtlit import __version__
-from rtlit.errors import InputError, OutputError, UsageError
+from rtlit.errors import InputError, UsageError
 from rtlit.network import CurveNetwork, NetworkConfig, load_network, save_network
 from rtlit.reference import enhance_rgb, exponentiate
 from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
+from rtlit.training.runs import (
+    LOG,
+    WEIGHTS,
+    append_row,
+    load_checkpoint,
+    make_run,
+    read_json,
+    replace_file,
+    save_checkpoint,
+)
 from rtlit.training.simulate import SimulationSettings, simulate
-
-CHECKPOINT = "checkpoint.pt"
-WEIGHTS = "weights.safetensors"
-LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -114,9 +119,9 @@ def train_supervised(
     if init:
         trainer.start_from(init)
     if resume:
-        trainer.restore()
+        load_checkpoint(run, trainer.restore)
     else:
-        _make_run(run, settings)
+        make_run(run, asdict(settings))
     trainer.train(every, on_step)
     return run / WEIGHTS
 
@@ -216,29 +221,16 @@ class _Trainer:
             "iteration": str(self.iteration),
             "photographs_sha256": self.data,
         }
-        try:
-            torch.save(state, self.run / f".{CHECKPOINT}")
-            save_network(self.averaged, self.run / f".{WEIGHTS}", **about)
-            os.replace(self.run / f".{CHECKPOINT}", self.run / CHECKPOINT)
-            os.replace(self.run / f".{WEIGHTS}", self.run / WEIGHTS)
-            with (self.run / LOG).open("a") as log:
-                log.write(json.dumps(asdict(step)) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self.run}: can't write the checkpoint ({error.strerror})") from None
+        save_checkpoint(self.run, state)
+        replace_file(self.run / WEIGHTS, lambda part: save_network(self.averaged, part, **about))
+        append_row(self.run / LOG, asdict(step))
 
-    def restore(self) -> None:
-        path = self.run / CHECKPOINT
-        try:
-            state = torch.load(path, weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except FileNotFoundError:
-            raise InputError(f"{path}: no checkpoint to resume from") from None
-        except Exception as error:  # torch.load raises whatever the damage leads to
-            raise InputError(f"{path}: damaged checkpoint ({type(error).__name__}); start a new run") from None
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if state["data"] != self.data:
-            raise InputError(f"{path}: was trained on other photographs; resume with the same folders")
+            raise InputError(f"{self.run}: was trained on other photographs; resume with the same folders")
         self.iteration = state["iteration"]
 
 
@@ -249,31 +241,19 @@ def one_cycle(progress: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
-def _make_run(run: Path, settings: SupervisedSettings) -> None:
-    try:
-        run.mkdir(parents=True)
-        (run / "settings.json").write_text(json.dumps(asdict(settings), indent=2) + "\n")
-    except FileExistsError:
-        raise OutputError(f"{run}: exists already; choose another folder, or --resume to go on with it") from None
-    except OSError as error:
-        raise OutputError(f"{run}: can't make the run folder ({error.strerror})") from None
-
-
 def read_settings(path: Path) -> SupervisedSettings:
     """The settings of a run, from its settings.json.
 
     Raises:
         InputError: no such file, or not one of ours.
     """
+    stored = read_json(path)
     try:
-        stored = json.loads(path.read_text())
         simulation: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in stored.pop("simulation").items()
         }
         return SupervisedSettings(
             network=NetworkConfig(**stored.pop("network")), simulation=SimulationSettings(**simulation), **stored
         )
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, nothing to resume or repeat; every run's folder has one") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the settings of a run ({error})") from None
