@@ -22,10 +22,13 @@ from safetensors.torch import load_file
 from tiny_clips import register
 
 from rtlit.commands import main
+from rtlit.commands.train_clip import clip
 from rtlit.network import CurveNetwork
 from rtlit.training.clip import load_clip
 from rtlit.training.clip_lit import read_settings
-from rtlit.training.presets import PRESETS, preset
+from rtlit.training.enhancers import KINDS
+from rtlit.training.guidance import GUIDANCE
+from rtlit.training.presets import ENHANCERS, GUIDANCES, PRESETS, preset
 from rtlit.unet import load_weights
 
 TINY = [
@@ -108,6 +111,13 @@ def test_starts_from_weights_at_a_size_of_ones_own(folders: tuple[str, str], tmp
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-6)
 
 
+def test_choices_are_what_there_is() -> None:
+    """They are written out in the command, which imports nothing for its help."""
+    choices = {option.name: getattr(option.type, "choices", None) for option in clip.params}
+    assert [*choices["preset"]] == [*PRESETS] and [*choices["enhancer"]] == [*ENHANCERS] == [*KINDS]
+    assert [*choices["guidance"]] == [*GUIDANCES] == [*GUIDANCE]
+
+
 def test_presets_are_shown() -> None:
     result = rtlit("clip", "--show-preset", "--enhancer", "clip-lit-unet", "--guidance", "latent", "--size", 128)
     shown = json.loads(result.stdout)
@@ -151,7 +161,9 @@ def test_bad_input_is_one_line(folders: tuple[str, str], tmp_path: Path, monkeyp
     assert "not a CLIP that open_clip knows" in fails(2, *folders, "-o", run, "--clip", "ViT-Z-99")
     weights = tmp_path / "clip.pt"
     weights.write_bytes(b"not weights")
-    assert "clip.pt: not weights of tiny-vit" in fails(1, *folders, "-o", run, "--clip", "tiny-vit", "--clip-weights", weights)
+    assert "clip.pt: not weights of tiny-vit" in fails(
+        1, *folders, "-o", run, "--clip", "tiny-vit", "--clip-weights", weights
+    )
     assert "nothing to resume" in fails(1, "--resume", "-o", run)
     assert "no such weights file" in fails(1, *folders, "-o", run, *TINY, "--init", tmp_path / "no.safetensors")
     assert not run.exists()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rtlit.training.presets import ClipLitSettings, RunSettings
 
 _FOLDER = click.Path(path_type=Path)
-_PRESETS = ("clip-lit", "fast")
+_PRESETS = ("clip-lit", "fast", "small")
 _GUIDANCES = ("prompts", "latent", "residual")
 _ENHANCERS = ("curves", "clip-lit-unet")
 
@@ -28,7 +28,9 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.command("clip")
 @click.argument("folders", nargs=-1, type=_FOLDER, metavar="BACKLIT WELL_LIT")
 @click.option("-o", "--run", type=_FOLDER, help="Folder of the run; made.")
-@click.option("--preset", type=click.Choice(_PRESETS), help="clip-lit is the paper's.  [default: clip-lit]")
+@click.option(
+    "--preset", type=click.Choice(_PRESETS), help="The paper's; for an hour of a GPU; for a CPU.  [default: clip-lit]"
+)
 @click.option("--settings", type=_FOLDER, metavar="FILE", help="What --show-preset printed, edited, for a preset.")
 @click.option("--clip", "clip_name", metavar="NAME", help="Of open_clip, or rtlit-lighting.  [default: ViT-B-32]")
 @click.option("--clip-weights", metavar="WEIGHTS", help="A tag of open_clip, a file, or random.  [default: openai]")

@@ -93,6 +93,8 @@ def read_settings(run: Path) -> RunSettings:
 class _Trainer:
     def __init__(self, run: Path, settings: RunSettings, ranks: Ranks, device: torch.device, resumes: bool) -> None:
         self.run, self.settings, self.ranks, self.device = run, settings, ranks, device
+        for stages in (settings.procedure.prompts, settings.procedure.enhancer):
+            ranks.share(stages.batch)  # says so if it can't, before there is a run
         found = find_unpaired(Path(settings.backlit), Path(settings.well_lit))
         self.data = {"backlit_sha256": found.backlit_sha256, "well_lit_sha256": found.well_lit_sha256}
         networks = _load_networks(settings, device)
