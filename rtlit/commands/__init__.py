@@ -23,7 +23,8 @@ INTERRUPTED = 130
 _COMMANDS = {
     "enhance-video": "Enhance backlit or under-exposed videos.",
     "enhance-image": "Enhance backlit or under-exposed pictures.",
-    "evaluate": "Score enhanced pictures against their ground truth.",
+    "evaluate": "Score enhanced pictures, against their ground truth if there is one.",
+    "evaluate-video": "Score how steady enhanced videos are.",
     "train": "Train the network on your own photographs.",
     "prompts": "Score pictures with learned prompts.",
     "doctor": "Show versions, devices and codecs, and which backend runs and why.",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from rtlit.commands import VERBOSE
+from rtlit.errors import RtlitError
 from rtlit.settings import MAX_STRENGTH
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -108,3 +110,29 @@ report_options = together(
         help="Print details, and where an unexpected error comes from.",
     ),
 )
+
+sheet_options = together(
+    click.option(
+        "--sheet", type=click.Path(path_type=Path), metavar="FILE", help="Write a contact sheet, .html or .png."
+    ),
+    click.option(
+        "--order",
+        type=click.Choice(["worst", "name"]),
+        default="worst",
+        show_default=True,
+        help="The sheet's order: lowest PSNR first (by name without truths), or by name.",
+    ),
+)
+
+
+@contextmanager
+def needs_train(what: str) -> Iterator[None]:
+    """Around imports of `rtlit.training`: says what to install where one is missing.
+
+    Raises:
+        RtlitError: a package of the extra `train` isn't installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RtlitError(f"{what} needs {error.name}: pip install 'rtlit[train]'") from None

@@ -1,4 +1,4 @@
-"""Score an enhancer on pairs of pictures: a dark one, and how it should have been.
+"""Score an enhancer on pictures, or on pairs of them: a dark one, and how it should have been.
 
 Protocol: a pair shares its file name (without suffix); each picture is reduced to 640 pixels on its longer
 side (Lanczos, never enlarged), enhanced at that size, rounded to 8 bits and compared.
@@ -6,51 +6,54 @@ side (Lanczos, never enlarged), enhanced at that size, rounded to 8 bits and com
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
 
 from rtlit.errors import InputError, OutputError, RtlitError
-from rtlit.training.metrics import Metrics, Picture, brightness, measure
+from rtlit.training.metrics import Look, Metrics, Picture, brightness, look, measure
 
 LONG_SIDE = 640
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-_SHEET_COLUMN = 320  # pixels
 
 Enhance = Callable[[Picture], Picture]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What an enhancer made of one pair.
+    """What an enhancer made of one picture.
 
     Attributes:
         name: file name without suffix.
         group: the word before the first `_` of the name (`fivek_a0212` → fivek), else "all".
-        output: the enhanced picture against the truth.
+        look: of the enhanced picture; input_look: of the picture as it was.
+        output: the enhanced picture against the truth; None without a truth.
         input: the picture as it was against the truth; None when not asked for.
         truth_brightness: mean code of the truth, 0 … 1.
     """
 
     name: str
     group: str
-    output: Metrics
-    input: Metrics | None
-    truth_brightness: float
+    look: Look
+    input_look: Look
+    output: Metrics | None = None
+    input: Metrics | None = None
+    truth_brightness: float | None = None
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two files of the same name."""
+    """Two files of the same name, or one without a truth."""
 
     name: str
     input: Path
-    truth: Path
+    truth: Path | None
 
     @property
     def group(self) -> str:
@@ -58,37 +61,40 @@ class Pair:
         match = re.match(r"[A-Za-z]+(?=_)", self.name)
         return match[0] if match else "all"
 
-    def load(self) -> tuple[Picture, Picture]:
+    def load(self) -> tuple[Picture, Picture | None]:
         """Input and truth, reduced.
 
         Raises:
             InputError: a picture can't be read, or their sizes differ.
         """
-        picture, truth = load_picture(self.input), load_picture(self.truth)
-        if picture.shape != truth.shape:
+        picture, truth = load_picture(self.input), load_picture(self.truth) if self.truth else None
+        if truth is not None and picture.shape != truth.shape:
             sizes = " and ".join(f"{each.shape[1]}×{each.shape[0]}" for each in (picture, truth))
             raise InputError(f"{self.input}: its size differs from {self.truth} ({sizes} at {LONG_SIDE} px); crop one")
         return picture, truth
 
 
+Visit = Callable[[Score, Picture, Picture, Picture | None], None]
+
+
 def evaluate(
     input_dir: Path,
-    gt_dir: Path,
+    gt_dir: Path | None,
     enhance: Enhance,
     pattern: str = "*",
     limit: int | None = None,
     *,
     baseline: bool = True,
-    visit: Callable[[str, Picture, Picture, Picture], None] | None = None,
+    visit: Visit | None = None,
 ) -> list[Score]:
-    """Score `enhance` on the pictures that two folders share.
+    """Score `enhance` on the pictures that two folders share, or on those of one without truths.
 
     Args:
         enhance: uint8 R'G'B' [H, W, 3] → the same.
         pattern: shell pattern that names (without suffix) must match.
-        limit: only the first so many pairs.
+        limit: only the first so many pictures.
         baseline: also score the inputs as they are, which doubles the time.
-        visit: called with name, input, output and truth of each pair.
+        visit: called with score, input, output and truth of each picture.
 
     Raises:
         InputError: a folder is missing, no name is in both, a picture can't be read, or sizes differ.
@@ -97,25 +103,34 @@ def evaluate(
     for pair in find_pairs(input_dir, gt_dir, pattern)[:limit]:
         picture, truth = pair.load()
         output = _enhanced(enhance, picture, pair)
-        before = measure(picture, truth) if baseline else None
-        scores.append(Score(pair.name, pair.group, measure(output, truth), before, brightness(truth)))
+        scores.append(_score(pair, picture, output, truth, baseline))
         if visit:
-            visit(pair.name, picture, output, truth)
+            visit(scores[-1], picture, output, truth)
     return scores
 
 
-def find_pairs(input_dir: Path, gt_dir: Path, pattern: str = "*") -> list[Pair]:
-    """Pictures of the same name in both folders, by name.
+def _score(pair: Pair, picture: Picture, output: Picture, truth: Picture | None, baseline: bool) -> Score:
+    score = Score(pair.name, pair.group, look(output), look(picture))
+    if truth is None:
+        return score
+    before = measure(picture, truth) if baseline else None
+    return replace(score, output=measure(output, truth), input=before, truth_brightness=brightness(truth))
+
+
+def find_pairs(input_dir: Path, gt_dir: Path | None, pattern: str = "*") -> list[Pair]:
+    """Pictures of the same name in both folders, by name; without a second folder, all of the first.
 
     Raises:
         InputError: a folder is missing, two pictures of a folder share a name, or no name is in both.
     """
-    inputs, truths = _pictures(input_dir), _pictures(gt_dir)
-    names = sorted(name for name in inputs.keys() & truths.keys() if fnmatch(name, pattern))
+    inputs, truths = _pictures(input_dir), _pictures(gt_dir) if gt_dir else None
+    found = inputs.keys() if truths is None else inputs.keys() & truths.keys()
+    names = sorted(name for name in found if fnmatch(name, pattern))
     if not names:
         matching = "" if pattern == "*" else f" that matches {pattern!r}"
-        raise InputError(f"{input_dir}: shares no picture name{matching} with {gt_dir}; check the folders and --filter")
-    return [Pair(name, inputs[name], truths[name]) for name in names]
+        missing = f"shares no picture name{matching} with {gt_dir}" if gt_dir else f"holds no picture{matching}"
+        raise InputError(f"{input_dir}: {missing}; check the folders and --filter")
+    return [Pair(name, inputs[name], truths[name] if truths else None) for name in names]
 
 
 def load_picture(path: Path) -> Picture:
@@ -144,53 +159,42 @@ def summarize(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
 
 
 def as_row(score: Score) -> dict[str, float]:
-    """A score as flat numbers: psnr, ssim, delta_e, brightness; input_psnr, …; truth_brightness."""
-    row = {field.name: getattr(score.output, field.name) for field in fields(Metrics)}
-    if score.input:
-        row |= {f"input_{field.name}": getattr(score.input, field.name) for field in fields(Metrics)}
-    return row | {"truth_brightness": score.truth_brightness}
+    """A score as flat numbers: psnr, ssim, delta_e, brightness, luma, …; input_psnr, …; truth_brightness."""
+    parts = (("", score.output), ("", score.look), ("input_", score.input), ("input_", score.input_look))
+    row = {f"{prefix}{key}": value for prefix, part in parts if part for key, value in asdict(part).items()}
+    return row if score.truth_brightness is None else row | {"truth_brightness": score.truth_brightness}
 
 
-class ContactSheet:
-    """Saves outputs as PNG into a folder, and one picture with a row (input | output | truth) of each pair.
+def in_words(score: Score) -> str:
+    """A score in a line, for people who look at its picture."""
+    row = as_row(score)
+    shown = [label.format(*(row[key] for key in keys)) for label, *keys in _WORDS if all(key in row for key in keys)]
+    return ", ".join(shown)
+
+
+_WORDS = (
+    ("PSNR {:.1f} → {:.1f} dB", "input_psnr", "psnr"),
+    ("ΔE {:.1f} → {:.1f}", "input_delta_e", "delta_e"),
+    ("luma {:.2f} → {:.2f}", "input_luma", "luma"),
+    ("contrast {:.2f} → {:.2f}", "input_contrast", "contrast"),
+    ("dark {:.0%} → {:.0%}", "input_dark", "dark"),
+    ("near white {:.1%} → {:.1%}", "input_bright", "bright"),
+)
+
+
+def save_picture(picture: Picture, folder: Path, name: str) -> None:
+    """Write `folder/name.png`, whole or not at all; makes the folder.
 
     Raises:
-        OutputError: the folder can't be written.
+        OutputError: it can't be written.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._rows: list[Image.Image] = []
-
-    def add(self, name: str, picture: Picture, output: Picture, truth: Picture) -> None:
-        """Save one output and remember its row; fits `evaluate`'s `visit`."""
-        self._save(Image.fromarray(output), f"{name}.png")
-        columns = [Image.fromarray(each) for each in (picture, output, truth)]
-        for column in columns:
-            column.thumbnail((_SHEET_COLUMN, _SHEET_COLUMN), Image.Resampling.LANCZOS)
-        row = Image.new("RGB", (3 * _SHEET_COLUMN, columns[0].height + 14), "white")
-        for index, column in enumerate(columns):
-            row.paste(column, (index * _SHEET_COLUMN, 14))
-        ImageDraw.Draw(row).text((2, 1), f"{name}: input | output | truth", "black")
-        self._rows.append(row)
-
-    def write(self) -> Path:
-        """Write the sheet and say where it is."""
-        sheet = Image.new("RGB", (3 * _SHEET_COLUMN, sum(row.height for row in self._rows)))
-        top = 0
-        for row in self._rows:
-            sheet.paste(row, (0, top))
-            top += row.height
-        return self._save(sheet, "contact-sheet.png")
-
-    def _save(self, image: Image.Image, name: str) -> Path:
-        path = self.folder / name
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            image.save(path)
-        except OSError as error:
-            raise OutputError(f"{path}: can't be written ({error.strerror}); choose another --save folder") from None
-        return path
+    path = folder / f"{name}.png"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path.with_name(f".{path.name}"), "PNG")
+        os.replace(path.with_name(f".{path.name}"), path)
+    except OSError as error:
+        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another --save folder") from None
 
 
 def _enhanced(enhance: Enhance, picture: Picture, pair: Pair) -> Picture:

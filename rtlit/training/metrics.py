@@ -1,4 +1,4 @@
-"""How close a picture comes to the truth: PSNR, SSIM, CIEDE2000 and brightness, on 8-bit R'G'B'."""
+"""What one picture looks like, and how close it comes to the truth, on 8-bit R'G'B'."""
 
 from __future__ import annotations
 
@@ -11,28 +11,60 @@ from skimage.metrics import structural_similarity
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 PERFECT_PSNR = 100.0
+DARK, BRIGHT = 32, 250  # luma codes below and above which detail is hard to see, or nearly clipped
+_LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What `look` says of one picture, without a truth.
+
+    Attributes:
+        brightness: mean code of all channels / 255.
+        luma: mean BT.709 luma, 0 … 1.
+        contrast: RMS contrast, the standard deviation of luma (Peli 1990), 0 … 0.5.
+        dark: share of pixels with a luma below 32/255.
+        bright: share of pixels with a luma above 250/255.
+    """
+
+    brightness: float
+    luma: float
+    contrast: float
+    dark: float
+    bright: float
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What `measure` says of one picture.
+    """What `measure` says of one picture against the truth.
 
     Attributes:
         psnr: dB; 100 for identical pictures.
         ssim: −1 … 1.
         delta_e: mean CIEDE2000; about 1 is just visible.
-        brightness: mean code of all channels / 255 (of the picture, not of the truth).
     """
 
     psnr: float
     ssim: float
     delta_e: float
-    brightness: float
+
+
+def look(picture: Picture) -> Look:
+    """No-reference figures of a picture."""
+    tones = luma(picture)
+    mean, spread = tones.mean(dtype=np.float64), tones.std(dtype=np.float64)
+    dark, bright = (tones < DARK / 255).mean(), (tones > BRIGHT / 255).mean()
+    return Look(brightness(picture), float(mean), float(spread), float(dark), float(bright))
+
+
+def luma(pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """BT.709 luma in 0 … 1 of R'G'B' [..., 3]."""
+    return (pictures @ _LUMA) / np.float32(255)
 
 
 def measure(picture: Picture, truth: Picture) -> Metrics:
     """All metrics of a picture against the truth of the same size (at least 11 pixels a side)."""
-    return Metrics(psnr(picture, truth), ssim(picture, truth), delta_e(picture, truth), brightness(picture))
+    return Metrics(psnr(picture, truth), ssim(picture, truth), delta_e(picture, truth))
 
 
 def psnr(picture: Picture, truth: Picture) -> float:
