@@ -377,16 +377,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(
     assert len(json.loads((tmp_path / "run" / "about.json").read_text())["starts"]) == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_after_its_iteration(
-    number: int, whole: Path, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_signals_end_a_run_after_their_iteration(
+    whole: Path, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twice, in refinement and in enhancement, between checkpoints."""
-    step, handler = stages.Procedure.step, signal.getsignal(number)
+    """Ctrl-C in refinement, then SIGTERM in enhancement, between checkpoints."""
+    step, numbers = stages.Procedure.step, {16: signal.SIGINT, 22: signal.SIGTERM}
+    handlers = [signal.getsignal(number) for number in numbers.values()]
 
     def signalled(self: stages.Procedure, is_stopping: bool = False) -> Any:
-        if self.position.iteration in (16, 22) and not is_stopping:
-            os.kill(os.getpid(), number)
+        if self.position.iteration in numbers:
+            os.kill(os.getpid(), numbers[self.position.iteration])
         return step(self, is_stopping)
 
     settings: RunSettings | None = tiny_settings(folders, enhancer="clip-lit-unet")
@@ -396,7 +396,7 @@ def test_a_signal_ends_a_run_after_its_iteration(
             with pytest.raises(Interrupted, match=f"interrupted at iteration {iteration}"):
                 train(tmp_path / "run", settings)
             settings = None
-    assert signal.getsignal(number) is handler
+    assert [signal.getsignal(number) for number in numbers.values()] == handlers
     train(tmp_path / "run", None)
     assert_same_runs(tmp_path / "run", whole)
 
@@ -414,13 +414,13 @@ import sys, torch, warnings
 from pathlib import Path
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[1])
-from clip_runs import tiny_settings
+from clip_runs import SHORT, tiny_settings
 from dataclasses import replace
 from tiny_clips import register
 from rtlit.training import clip_lit
 register(Path(sys.argv[2]))
 folders, run = (Path(sys.argv[3]), Path(sys.argv[4])), Path(sys.argv[5])
-settings = tiny_settings(folders, enhancer="clip-lit-unet")
+settings = tiny_settings(folders, procedure=replace(SHORT, iterations=18))
 made, init = [], clip_lit.Procedure.__init__
 def keep(self, *arguments):
     init(self, *arguments)
@@ -431,7 +431,7 @@ torch.save(made[0].state(), run.parent / f"state-{made[0].ranks.rank}.pt")
 """
 
 
-def test_two_processes_learn_what_one_does(whole: Path, folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(folders: tuple[Path, Path], tmp_path: Path) -> None:
     """Each on half of every batch: the same weights in both, and but for rounding those of one process."""
     port = str(29500 + os.getpid() % 2000)
     (tmp_path / "clips").mkdir()
@@ -449,11 +449,12 @@ def test_two_processes_learn_what_one_does(whole: Path, folders: tuple[Path, Pat
     assert [(each.communicate()[1], each.returncode) for each in workers] == [("", 0)] * 2
     first, second = (torch.load(tmp_path / f"state-{rank}.pt", weights_only=True) for rank in range(2))
     assert same(first, second)
-    alone = torch.load(whole / "checkpoint.pt", weights_only=True)["procedure"]
+    train(tmp_path / "alone", tiny_settings(folders, procedure=replace(SHORT, iterations=18)))
+    alone = torch.load(tmp_path / "alone" / "checkpoint.pt", weights_only=True)["procedure"]
     for part in ("enhancer", "guidance"):
         for name, value in alone[part].items():
             torch.testing.assert_close(first[part][name], value, rtol=0, atol=2e-3)
-    ours, theirs = (rows(run / "log.jsonl") for run in (tmp_path / "run", whole))
+    ours, theirs = (rows(tmp_path / name / "log.jsonl") for name in ("run", "alone"))
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], rel=0.02)
 
 
