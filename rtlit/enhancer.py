@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rtlit import hdr, reference, weights as shipped
 from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, quarter_turns_of, reformat, to_planar
-from rtlit.backends.choose import Plane, available_threads, check_size, choose_backend
+from rtlit.backends.choose import Filtered, Plane, available_threads, check_size, choose_backend
 from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
 from rtlit.full_resolution import FullResolution, torch_threads
@@ -43,6 +43,9 @@ class _State:
     target: Tensor  # the last estimate
     estimated_pts: float
     frames_since: int = 0
+    cut: bool = True  # the last frame was the first of its shot
+    filtered: Filtered | None = None  # the last frame's planes without noise
+    spare: Filtered | None = None  # the memory of those before, for the next
 
 
 class Enhancer:
@@ -60,7 +63,7 @@ class Enhancer:
         settings: what it was made with.
         choice: the backend and why it was chosen.
         backend_name: what computes, for people; the backend's name, or how the CLIP-LIT U-Net runs.
-        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth" and "apply".
+        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth" and "apply", and "denoise" if asked for.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Enhancer:
         estimate_every: int | None = None,
         weights: Path | str | None = None,
         threads: int | None = None,
+        denoise: float = 0.0,
     ) -> None:
         """See `rtlit.settings.EnhanceSettings` for the arguments.
 
@@ -79,7 +83,7 @@ class Enhancer:
             UsageError: a value out of range. WeightsError: unusable weights. DeviceError: no such device.
         """
         self.settings = EnhanceSettings(
-            device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads
+            device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads, denoise
         )
         network = load_weights(self.settings.weights or shipped.DEFAULT)
         self.choice = choose_backend(device, threads)
@@ -92,7 +96,8 @@ class Enhancer:
             self.backend_name = self._unet.name
         else:
             self.network = network
-        self.stage_seconds = dict.fromkeys(("analyze", "estimate", "smooth", "apply"), 0.0)
+        stages = ("analyze", "estimate", "smooth", *(["denoise"] if denoise else []), "apply")
+        self.stage_seconds = dict.fromkeys(stages, 0.0)
         self.reset()
 
     @property
@@ -158,10 +163,24 @@ class Enhancer:
                 thumbnail = hdr.to_sdr(torch.from_numpy(codes), color.transfer)
             stream = (planes[0].shape, pixel_format, color)
             grid = self._follow(thumbnail, torch.from_numpy(histogram), stream, pts_seconds, quarter_turns)
+            filtered = None
+            if self.settings.denoise and pts_seconds is not None:
+                with self._timed("denoise"):
+                    filtered = self._denoise(planes, pixel_format)
             with self._timed("apply"):
                 # Strength first: the grid of an HDR frame isn't quite proportional to it.
                 gain = reference.exponentiate(hdr.convert_grid(self.strength * grid, color.transfer), 1)
-                backend.apply(planes, gain.numpy(), pixel_format, color, out)
+                backend.apply(planes, gain.numpy(), pixel_format, color, out, filtered)
+
+    def _denoise(self, planes: tuple[Plane, ...], pixel_format: PixelFormat) -> Filtered:
+        """The frame without its noise, remembered for the next; the frame itself where a shot begins."""
+        state = self._state
+        assert state is not None, "a frame of a video leaves a state"
+        out = state.spare or tuple(np.empty(plane.shape, np.uint16) for plane in planes)
+        last = None if state.cut else state.filtered
+        self.choice.backend.denoise(planes, last, pixel_format, self.settings.denoise, out)
+        state.filtered, state.spare = out, state.filtered
+        return out
 
     def _refuse_video(self) -> NoReturn:
         what = "weights of the CLIP-LIT U-Net, which is for pictures alone (seconds a frame)"
@@ -177,7 +196,8 @@ class Enhancer:
             self._state = _State(stream, pts, histogram, grid, grid, pts)
             return grid
         last.frames_since += 1
-        if self._due(last, pts) or bool(reference.is_cut(histogram, last.histogram)):
+        last.cut = bool(reference.is_cut(histogram, last.histogram))
+        if self._due(last, pts) or last.cut:
             last.target, last.estimated_pts, last.frames_since = self._estimate(thumbnail, turns), pts, 0
         with self._timed("smooth"):
             elapsed, tau = pts - last.pts, self.settings.smoothing

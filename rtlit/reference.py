@@ -215,7 +215,13 @@ def enhance_rgb(rgb: Tensor, gain: Tensor) -> Tensor:
 
 
 def apply_curves(
-    planes: Sequence[Tensor], gain: Tensor, pixel_format: PixelFormat, color: Color, *, rounded: bool = True
+    planes: Sequence[Tensor],
+    gain: Tensor,
+    pixel_format: PixelFormat,
+    color: Color,
+    *,
+    rounded: bool = True,
+    filtered: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Lift a frame in its own planes: convert, lift, and write back the difference.
 
@@ -227,22 +233,32 @@ def apply_curves(
         planes: code values, as in `planes_to_rgb`, with at most one batch dimension.
         gain: [B, K, D, GH, GW], or without B for planes without a batch dimension.
         rounded: round and clamp to the format's codes and give the planes' own dtype; otherwise float codes.
+        filtered: float codes q of the same frame without its noise (`rtlit.denoise`). These are what is lifted, and
+            take the frame's place as far as it is lifted: p' = p + w·(q − p) + M·(rgb' − rgb), where w, 0 … 1, is how
+            far the mean gain of the three channels lies above 1.
 
     Returns:
         New planes of the same shapes.
     """
     if planes[0].ndim == 2:
-        batch = apply_curves([plane[None] for plane in planes], gain[None], pixel_format, color, rounded=rounded)
-        return [plane[0] for plane in batch]
-    rgb = planes_to_rgb(planes, pixel_format, color).clamp(0, 1)
-    difference = _mix(color.from_rgb(), enhance_rgb(rgb, gain) - rgb)
+        clean = None if filtered is None else [plane[None] for plane in filtered]
+        batch = [plane[None] for plane in planes]
+        lifted = apply_curves(batch, gain[None], pixel_format, color, rounded=rounded, filtered=clean)
+        return [plane[0] for plane in lifted]
+    sources = planes if filtered is None else filtered
+    rgb = planes_to_rgb(sources, pixel_format, color).clamp(0, 1)
+    sliced = slice_grid(gain, rgb.amax(-3))
+    difference = _mix(color.from_rgb(), lift(rgb, sliced) - rgb)
+    weight = (sliced.mean(-3) - 1).clamp(0, 1)
     result = []
-    for index, plane in enumerate(planes):
-        delta = difference[..., index, :, :]
+    for index, (plane, source) in enumerate(zip(planes, sources, strict=True)):
+        delta, share = difference[..., index, :, :], weight
         if index and (pixel_format.shift_x or pixel_format.shift_y):
-            delta = _block_mean(delta, pixel_format)
+            delta, share = _block_mean(delta, pixel_format), _block_mean(weight, pixel_format)
         scale = color.scales(pixel_format.depth)[min(index, 1)][1]
         value = _floating(plane) + delta * scale
+        if filtered is not None:
+            value = value + share * (source - plane)
         if rounded:
             value = (value + 0.5).floor().clamp(0, pixel_format.max_code).to(plane.dtype)
         result.append(value)

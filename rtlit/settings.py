@@ -26,6 +26,8 @@ class EnhanceSettings:
             15 times a second of video on the CPU. A scene cut is estimated at once.
         weights: a safetensors file, or a state dict (.pth) of the CLIP-LIT U-Net; None takes the shipped weights.
         threads: CPU threads; None takes all cores that the process may use.
+        denoise: how much noise the lifted parts of a video are freed from, 0 (left alone) to 1. The temporal filter
+            (`rtlit.denoise`) takes noise of a standard deviation up to 4·denoise 8-bit codes for noise.
     """
 
     device: Device = "auto"
@@ -34,6 +36,7 @@ class EnhanceSettings:
     estimate_every: int | None = None
     weights: Path | None = None
     threads: int | None = None
+    denoise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
@@ -46,3 +49,5 @@ class EnhanceSettings:
             raise UsageError(f"{self.estimate_every = } must be 1 or more")
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"{self.threads = } must be 1 or more")
+        if not 0 <= self.denoise <= 1:
+            raise UsageError(f"{self.denoise = } must be between 0 and 1")

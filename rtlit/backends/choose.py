@@ -15,10 +15,11 @@ from rtlit.reference import MIN_SIZE
 from rtlit.settings import Device
 
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
+Filtered = tuple[NDArray[np.uint16], ...]  # planes of codes · 2^(16 − depth)
 
 
 class Backend(Protocol):
-    """The two full-resolution stages; `rtlit.reference` says what they compute."""
+    """The full-resolution stages; `rtlit.reference` and `rtlit.denoise` say what they compute."""
 
     name: str
     estimates_per_second: float  # how often the network runs where nothing else is asked for
@@ -35,8 +36,19 @@ class Backend(Protocol):
         pixel_format: PixelFormat,
         color: Color,
         out: tuple[Plane, ...],
+        filtered: Filtered | None = None,
     ) -> None:
         """Lift `planes` by `gain` [K, D, GH, GW] into `out`, arrays of the same shapes (which may be `planes`)."""
+
+    def denoise(
+        self,
+        planes: tuple[Plane, ...],
+        last: Filtered | None,
+        pixel_format: PixelFormat,
+        amount: float,
+        out: Filtered,
+    ) -> None:
+        """Filter `planes`, given what the frame before left, into `out`, contiguous arrays other than `last`."""
 
 
 @dataclass(frozen=True)

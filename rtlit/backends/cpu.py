@@ -12,13 +12,15 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from rtlit.backends.choose import Plane, check_size
-from rtlit.backends.cpu_kernels import LANES, area_mean, lift_blocks
+from rtlit.backends.choose import Filtered, Plane, check_size
+from rtlit.backends.cpu_kernels import LANES, area_mean, filter_rows, lift_blocks
+from rtlit.denoise import BITS, KEPT, limits, noise_sigmas
 from rtlit.frame import Color, PixelFormat
 from rtlit.reference import tone_histogram
 
 Floats = NDArray[np.float32]
 
+_NONE = np.empty((0, 0), np.uint16)
 _APPLY_STRIPS = 4  # a thread: a core that is busy with something else gets fewer. `analyze` is too short for that
 
 
@@ -56,23 +58,48 @@ class CpuBackend:
         pixel_format: PixelFormat,
         color: Color,
         out: tuple[Plane, ...],
+        filtered: Filtered | None = None,
     ) -> None:
         """See `rtlit.reference.apply_curves`."""
         sources, targets = [_readable(plane) for plane in planes], [_writable(plane) for plane in out]
         absent = 3 - len(planes)
+        clean = [_readable(plane) for plane in filtered or (_NONE,)]
         table = _table(gain)
         block_rows = -(-planes[0].shape[0] >> pixel_format.shift_y)
         shared = (
             *sources,
             *([sources[0][:0]] * absent),
+            *clean,
+            *([clean[0][:0]] * (3 - len(clean))),
             *targets,
             *([targets[0][:0]] * absent),
-            *_parameters(planes, table, pixel_format, color),
+            *_parameters(planes, table, pixel_format, color, filtered is not None),
         )
         self._run(lift_blocks, [(*shared, *strip) for strip in self._strips(block_rows, _APPLY_STRIPS)])
         for plane, target in zip(out, targets, strict=True):
             if not np.shares_memory(plane, target):
                 plane[...] = target[: plane.shape[0], : plane.shape[1]]
+
+    def denoise(
+        self,
+        planes: tuple[Plane, ...],
+        last: Filtered | None,
+        pixel_format: PixelFormat,
+        amount: float,
+        out: Filtered,
+    ) -> None:
+        """See `rtlit.denoise.filter_planes`."""
+        shift = BITS - pixel_format.depth
+        if last is None:
+            for plane, target in zip(planes, out, strict=True):
+                np.left_shift(plane, shift, out=target, dtype=np.uint16)
+            return
+        jobs = []
+        for plane, state, sigma, target in zip(planes, last, noise_sigmas(amount, pixel_format), out, strict=True):
+            scalars = np.array([1 << shift, *(1 / limit for limit in limits(sigma)), KEPT], np.float32)
+            shared = (_readable(plane), _readable(state), target, scalars)
+            jobs += [(*shared, *strip) for strip in self._strips(target.shape[0], _APPLY_STRIPS)]
+        self._run(filter_rows, jobs)
 
     def _strips(self, rows: int, per_thread: int) -> list[tuple[int, int]]:
         count = min(rows, self.threads * per_thread if self.threads > 1 else 1)
@@ -94,7 +121,9 @@ class CpuBackend:
                 helper.result()
 
 
-def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFormat, color: Color) -> tuple[Any, ...]:
+def _parameters(
+    planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFormat, color: Color, filtered: bool
+) -> tuple[Any, ...]:
     """What `lift_blocks` takes between the planes and the strip."""
     height, width = planes[0].shape
     cells_y, down, _ = _cells(height, table.shape[0])
@@ -104,6 +133,7 @@ def _parameters(planes: tuple[Plane, ...], table: Floats, pixel_format: PixelFor
         (height, width, planes[-1].shape[1]),
         (pixel_format.shift_y, pixel_format.shift_x, len(planes), LANES),
         np.array([*luma, *chroma, pixel_format.max_code], np.float32),
+        np.array([*luma, *chroma], np.float32) * (1 << (BITS - pixel_format.depth) if filtered else 1),
         np.array(color.to_rgb(), np.float32),
         np.array(color.from_rgb(), np.float32),
         table.reshape(len(table), -1),

@@ -95,31 +95,43 @@ def _integral(line, left, right):
 
 @_jit
 def lift_blocks(
-    luma, blue, red, luma_out, blue_out, red_out,
-    sizes, layout, levels, to_rgb, from_rgb,
+    luma, blue, red, clean_luma, clean_blue, clean_red, luma_out, blue_out, red_out,
+    sizes, layout, levels, tone_levels, to_rgb, from_rgb,
     table, cells_y, down, bounds, right, bins, first, last,
 ):  # fmt: skip
-    """Rows first … last of chroma samples, and the rows of luma samples that share them."""
+    """Rows first … last of chroma samples, and the rows of luma samples that share them.
+
+    The clean planes are what is lifted, where there are any; `tone_levels` are `levels` in the unit of what is lifted.
+    """
     height, width, chroma_width = sizes
+    filtered = clean_luma.shape[0] > 0
     shift_y, shift_x, channels, lanes = layout
     padded = (chroma_width << shift_x) + width + LANES
     base = np.empty((3, padded), np.float32)
     for k in range(3):
         base[k] = -to_rgb[k, 0] * levels[0] / levels[1]
-    totals = np.zeros((2, 3, padded), np.float32)
+    totals = np.zeros((2, 4, padded), np.float32)
+    tones, mixed = np.zeros(padded, np.uint16), np.empty(padded, np.float32)
+    unit = levels[1] / tone_levels[1]
     source, line = np.zeros(padded, luma.dtype), np.empty(padded, luma.dtype)
     cells = np.empty(table.shape[1], np.float32)
     pixels = np.empty(5 * _SPAN, np.float32)
     lowest = np.empty(_SPAN // LANES, np.int32)
-    scale_r, scale_g, scale_b = to_rgb[0, 0] / levels[1], to_rgb[1, 0] / levels[1], to_rgb[2, 0] / levels[1]
+    peak = tone_levels[1]
+    scale_r, scale_g, scale_b = to_rgb[0, 0] / peak, to_rgb[1, 0] / peak, to_rgb[2, 0] / peak
+    totalled = 0 if channels == 1 else 4 if filtered else 3
     for block in range(first, last):
         top, bottom = block << shift_y, min((block + 1) << shift_y, height)
-        if channels == 3:
+        if channels == 3 and filtered:
+            _chroma_to_rgb(clean_blue[block], clean_red[block], base, chroma_width, shift_x, tone_levels, to_rgb)
+        elif channels == 3:
             _chroma_to_rgb(blue[block], red[block], base, chroma_width, shift_x, levels, to_rgb)
         totals[0] = 0
         for y in range(top, bottom):
             before, after = totals[(y - top) & 1], totals[(y - top + 1) & 1]
             _copy(luma[y], source, width)  # what is worked on runs over its end
+            if filtered:
+                _copy(clean_luma[y], tones, width)
             # A block that reaches past the last row repeats it.
             repeats = 1 if y + 1 < height else 1 + ((block + 1) << shift_y) - height
             _interpolate(table[cells_y[y]], table[cells_y[y] + 1], down[y], cells)
@@ -127,26 +139,39 @@ def lift_blocks(
                 for start in range(bounds[j], bounds[j + 1], _SPAN):
                     # It may run over into the next, which is written afterwards.
                     count = (min(bounds[j + 1] - start, _SPAN) + LANES - 1) // LANES * LANES
-                    _gather_tones(
-                        source, base[0], base[1], base[2], right, pixels, start, count, scale_r, scale_g, scale_b, bins
-                    )
+                    scales = (scale_r, scale_g, scale_b)
+                    if filtered:
+                        _gather_tones(tones, base[0], base[1], base[2], right, pixels, start, count, scales, bins)
+                    else:
+                        _gather_tones(source, base[0], base[1], base[2], right, pixels, start, count, scales, bins)
                     _classify(pixels, lowest, count, lanes, bins)
                     _lift(pixels, cells, j, count, lowest, bins)
-                    _add_luma(pixels, source, line, start, count, levels, from_rgb)
-                    for k in range(3 if channels == 3 else 0):
+                    if filtered:
+                        _mix_luma(pixels, source, tones, mixed, start, count, unit)
+                        _add_luma(pixels, mixed, line, start, count, levels, from_rgb)
+                    else:
+                        _add_luma(pixels, source, line, start, count, levels, from_rgb)
+                    for k in range(totalled):
                         _accumulate(pixels, k * _SPAN, before[k], after[k], start, count, np.float32(repeats))
             _copy(line, luma_out[y], width)
         if channels == 3:
             total = totals[(bottom - top) & 1]
-            for k in range(3):  # a block that reaches past the last column repeats it
+            for k in range(totalled):  # a block that reaches past the last column repeats it
                 total[k, width : chroma_width << shift_x] = total[k, width - 1]
-            _write_chroma(blue[block], total, blue_out[block], chroma_width, layout, levels, from_rgb[1])
-            _write_chroma(red[block], total, red_out[block], chroma_width, layout, levels, from_rgb[2])
+            if filtered:
+                _mix_chroma(blue[block], clean_blue[block], total[3], mixed, chroma_width, layout, unit)
+                _write_chroma(mixed, total, blue_out[block], chroma_width, layout, levels, from_rgb[1])
+                _mix_chroma(red[block], clean_red[block], total[3], mixed, chroma_width, layout, unit)
+                _write_chroma(mixed, total, red_out[block], chroma_width, layout, levels, from_rgb[2])
+            else:
+                _write_chroma(blue[block], total, blue_out[block], chroma_width, layout, levels, from_rgb[1])
+                _write_chroma(red[block], total, red_out[block], chroma_width, layout, levels, from_rgb[2])
 
 
 @_jit
-def _gather_tones(source, base_r, base_g, base_b, right, pixels, start, count, scale_r, scale_g, scale_b, bins):
+def _gather_tones(source, base_r, base_g, base_b, right, pixels, start, count, scales, bins):
     """R', G', B', z and u of `count` pixels."""
+    scale_r, scale_g, scale_b = scales
     zero, one = np.float32(0), np.float32(1)
     for i in range(count):
         at, x = np.uint64(i), np.uint64(start + i)
@@ -178,7 +203,7 @@ def _classify(pixels, lowest, count, lanes, bins):
 
 @_jit
 def _lift(pixels, cells, j, count, lowest, bins):
-    """L − x in place of R', G', B', LANES pixels at a time."""
+    """L − x in place of R', G', B' and the weight of the clean planes in place of z, LANES pixels at a time."""
     row = j * 12 * len(bins)
     for group in range(count // LANES):
         low = lowest[np.uint64(group)]
@@ -234,8 +259,9 @@ def _lift_any(pixels, cells, at, row, bins):
 
 @_inlined
 def _differ(pixels, x, fr, fg, fb):
-    """L − x in place of a pixel's R', G', B', with one division for the three."""
+    """L − x in place of a pixel's R', G', B', with one division for the three; the mean of F in place of z."""
     one = np.float32(1)
+    pixels[x + _Z] = min(max((fr + fg + fb) * np.float32(1 / 3), np.float32(0)), one)
     r, g, b = pixels[x], pixels[x + _G], pixels[x + _B]
     under_r, under_g, under_b = one + r * fr, one + g * fg, one + b * fb
     both = under_r * under_g
@@ -244,6 +270,28 @@ def _differ(pixels, x, fr, fg, fb):
     pixels[x] = r * (one - r) * fr * (inverse * under_g)
     pixels[x + _G] = g * (one - g) * fg * (inverse * under_r)
     pixels[x + _B] = b * (one - b) * fb * (shared * both)
+
+
+@_jit
+def _mix_luma(pixels, source, tones, mixed, start, count, unit):
+    """Codes of the frame, moved towards the clean ones by their weight."""
+    for i in range(count):
+        at, x = np.uint64(i), np.uint64(start + i)
+        value = np.float32(source[x])
+        mixed[x] = value + pixels[at + _Z] * (np.float32(tones[x]) * unit - value)
+
+
+@_jit
+def _mix_chroma(source, clean, weights, mixed, width, layout, unit):
+    """The same for a row of chroma, by the sum of the weights of a block's columns and rows."""
+    shift = layout[1]
+    share = np.float32(1) / np.float32(1 << (layout[0] + shift))
+    for i in range(width):
+        weight = np.float32(0)
+        for x in range(i << shift, (i + 1) << shift):
+            weight += weights[x]
+        value = np.float32(source[i])
+        mixed[i] = value + weight * share * (np.float32(clean[i]) * unit - value)
 
 
 @_jit
@@ -311,3 +359,43 @@ def _write_chroma(source, total, out, width, layout, levels, mix):
                 delta += mr * tr[x] + mg * tg[x] + mb * tb[x]
         value = np.float32(source[i]) + delta + np.float32(0.5)
         out[i] = np.int32(min(max(value, np.float32(0)), levels[4] + np.float32(0.5)))
+
+
+@_jit
+def filter_rows(plane, state, out, scalars, first, last):
+    """Rows first … last of `rtlit.denoise.filter_planes`; the sums of columns roll down from row to row."""
+    height, width = out.shape
+    end = height - 1
+    sums = np.zeros(width + 4, np.float32)  # whole numbers below 2²⁴, so exact in any order
+    for y in range(first - 2, first + 3):
+        row = min(max(y, 0), end)
+        _add_difference(plane[row], state[row], sums, width, scalars[0], np.float32(1))
+    for y in range(first, last):
+        sums[0] = sums[1] = sums[2]
+        sums[width + 2] = sums[width + 3] = sums[width + 1]
+        _follow(plane[y], state[y], out[y], sums, width, scalars)
+        below, above = min(y + 3, end), max(y - 2, 0)
+        _add_difference(plane[below], state[below], sums, width, scalars[0], np.float32(1))
+        _add_difference(plane[above], state[above], sums, width, scalars[0], np.float32(-1))
+
+
+@_jit
+def _add_difference(plane, state, sums, width, scale, sign):
+    for x in range(width):
+        at = np.uint64(x)
+        sums[at + np.uint64(2)] += sign * (np.float32(plane[at]) * scale - np.float32(state[at]))
+
+
+@_jit
+def _follow(plane, state, out, sums, width, scalars):
+    scale, per_pixel, per_sum, kept = scalars[0], scalars[1], scalars[2], scalars[3]
+    zero, one = np.float32(0), np.float32(1)
+    for x in range(width):
+        at = np.uint64(x)
+        before = np.float32(state[at])
+        difference = np.float32(plane[at]) * scale - before
+        total = sums[at] + sums[at + np.uint64(1)] + sums[at + np.uint64(2)]
+        total += sums[at + np.uint64(3)] + sums[at + np.uint64(4)]
+        moved = max(abs(difference) * per_pixel, abs(total) * per_sum) - one
+        weight = one - kept * (one - min(max(moved, zero), one))
+        out[at] = np.int32(before + weight * difference + np.float32(0.5))

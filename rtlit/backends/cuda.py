@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from rtlit import reference
-from rtlit.backends.choose import Plane
+from rtlit.backends.choose import Filtered, Plane
+from rtlit.denoise import BITS, filter_planes
 from rtlit.errors import DeviceError
 from rtlit.frame import Color, PixelFormat
 
@@ -40,15 +41,32 @@ class TorchBackend:
         pixel_format: PixelFormat,
         color: Color,
         out: tuple[Plane, ...],
+        filtered: Filtered | None = None,
     ) -> None:
         """See `rtlit.reference.apply_curves`."""
         with self._memory(planes), torch.inference_mode():
             grid = torch.from_numpy(np.ascontiguousarray(gain)).to(self.device)
             # Float codes: torch has few operations on uint16, and none of them on CUDA.
-            lifted = reference.apply_curves(self._upload(planes), grid, pixel_format, color, rounded=False)
+            codes, unit = self._upload(planes), 2.0 ** (pixel_format.depth - BITS)
+            clean = None if filtered is None else [plane * unit for plane in self._upload(filtered)]
+            lifted = reference.apply_curves(codes, grid, pixel_format, color, rounded=False, filtered=clean)
             for target, plane in zip(out, lifted, strict=True):
-                codes = (plane + 0.5).floor().clamp(0, pixel_format.max_code)
-                target[...] = codes.cpu().numpy().astype(target.dtype)
+                rounded = (plane + 0.5).floor().clamp(0, pixel_format.max_code)
+                target[...] = rounded.cpu().numpy().astype(target.dtype)
+
+    def denoise(
+        self,
+        planes: tuple[Plane, ...],
+        last: Filtered | None,
+        pixel_format: PixelFormat,
+        amount: float,
+        out: Filtered,
+    ) -> None:
+        """See `rtlit.denoise.filter_planes`."""
+        with self._memory(planes), torch.inference_mode():
+            state = None if last is None else self._upload(last)
+            for target, plane in zip(out, filter_planes(self._upload(planes), state, pixel_format, amount), strict=True):
+                target[...] = plane.cpu().numpy().astype(np.uint16)
 
     def _upload(self, planes: tuple[Plane, ...]) -> list[torch.Tensor]:
         return [torch.from_numpy(plane.astype(np.float32)).to(self.device) for plane in planes]

@@ -51,6 +51,14 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
     metavar="N",
     help="Run the network on every N-th frame.  [default: automatic]",
 )
+@click.option(
+    "--denoise",
+    type=Number(0, 1),
+    default=0.0,
+    metavar="NUMBER",
+    show_default=True,
+    help="Filter noise out of lifted shadows over time, 0 (off) to 1 (much noise); 0.5 suits most.",
+)
 @click.option("--codec", help="Encoder, as FFmpeg names it (libx264, libx265, ffv1).  [default: the input's family]")
 @click.option("--crf", type=Number(0), metavar="NUMBER", help="Quality in the encoder's scale; lower is better.")
 @click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")
@@ -74,6 +82,7 @@ def enhance_video(
     threads: int | None,
     smoothing: float,
     estimate_every: int | None,
+    denoise: float,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -93,7 +102,7 @@ def enhance_video(
     batch = plan(inputs, output, output_dir, recursive, SUFFIXES, lambda path: suffix or output_suffix(path))
     to_stdout = any(job.target == PIPE for job in batch.jobs)
     talk = Talk(quiet, verbose, as_json, json_to_stderr=to_stdout)
-    enhance = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads)
+    enhance = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads, denoise)
     settings = VideoSettings(overwrite=overwrite, **video)
     sys.exit(run_batch(batch, overwrite, talk, lambda job: _enhance(job, enhance, settings, talk)))
 

@@ -40,6 +40,7 @@ def enhance_video(
     estimate_every: int | None = None,
     weights: Path | str | None = None,
     threads: int | None = None,
+    denoise: float = 0.0,
     settings: EnhanceSettings | None = None,
     video: VideoSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -52,8 +53,8 @@ def enhance_video(
     Args:
         source: a file, or a readable binary stream (Matroska and y4m need no seeking).
         target: a file, or a writable binary stream, which gets Matroska unless `video.output_format` says otherwise.
-        device, strength, smoothing, estimate_every, weights, threads: as for `rtlit.Enhancer`.
-        settings: the same as one object, in place of the six arguments.
+        device, strength, smoothing, estimate_every, weights, threads, denoise: as for `rtlit.Enhancer`.
+        settings: the same as one object, in place of the seven arguments.
         video: codec, part, container and the like.
         on_progress: called up to ten times a second, and at the end.
         on_warning: called with a line for each thing that could not be kept.
@@ -77,7 +78,7 @@ def enhance_video(
     begin = time.perf_counter()
     video = video or VideoSettings()
     chosen = settings or EnhanceSettings(
-        device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads
+        device, strength, smoothing, estimate_every, Path(weights) if weights else None, threads, denoise
     )
     warnings: list[str] = []
 
@@ -109,6 +110,7 @@ def enhance_video(
             estimate_every=chosen.estimate_every,
             weights=chosen.weights,
             threads=chosen.threads,
+            denoise=chosen.denoise,
         )
         with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
             stage = Stage(enhancer, plan.work_format, layout, warn)
