@@ -21,7 +21,7 @@ pytest.importorskip("PIL", reason="needs the extra `train`")
 from clip_runs import ENHANCER, PROMPTS, SHORT, make_folders, tiny_settings
 from tiny_clips import RESNET, register
 
-from rtlit.errors import InputError, Interrupted, OutputError, RtlitError, UsageError
+from rtlit.errors import DeviceError, InputError, Interrupted, OutputError, RtlitError, UsageError
 from rtlit.training import stages
 from rtlit.training.clip import load_clip
 from rtlit.training.clip_lit import Progress, read_settings, train_clip_lit
@@ -513,6 +513,18 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         train(tmp_path / "run", tiny_settings(folders))
     assert "\n" not in str(caught.value)
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["procedure"]["position"]["iteration"] == 5
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")])
+def test_too_little_memory_is_one_line(
+    error: Exception, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: stages.Procedure, is_stopping: bool = False) -> Any:
+        raise error
+
+    monkeypatch.setattr(stages.Procedure, "step", fail)
+    with pytest.raises(DeviceError, match="lower --batch or --size"):
+        train(tmp_path / "run", tiny_settings(folders))
 
 
 def test_the_tiny_clip_is_what_it_says() -> None:

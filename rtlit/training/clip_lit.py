@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rtlit.errors import InputError, Interrupted, RtlitError
+from rtlit.errors import DeviceError, InputError, Interrupted, RtlitError
 from rtlit.full_resolution import free_memory
 from rtlit.network import NetworkConfig
 from rtlit.training import runs
@@ -65,14 +65,18 @@ def train_clip_lit(
 
     Raises:
         InputError: unusable pictures, or nothing to resume. OutputError: the run folder exists already or can't
-        be written. Interrupted: by Ctrl-C, with a checkpoint. RtlitError: CLIP isn't there; a loss isn't finite.
+        be written. Interrupted: by Ctrl-C, with a checkpoint. DeviceError: too little memory. RtlitError: CLIP isn't
+        there; a loss isn't finite.
     """
     ranks, place = join(device)
     try:
-        resumes = settings is None
-        settings = settings or read_settings(run)
-        trainer = _Trainer(run, settings, ranks, place, resumes)
-        return trainer.train(on_progress)
+        trainer = _Trainer(run, settings or read_settings(run), ranks, place, resumes=settings is None)
+        with closing(trainer):
+            return trainer.train(on_progress)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise DeviceError(f"{place}: too little memory for these settings; lower --batch or --size") from None
     finally:
         ranks.leave()
 
@@ -93,6 +97,7 @@ def read_settings(run: Path) -> RunSettings:
 class _Trainer:
     def __init__(self, run: Path, settings: RunSettings, ranks: Ranks, device: torch.device, resumes: bool) -> None:
         self.run, self.settings, self.ranks, self.device = run, settings, ranks, device
+        writer = _import_writer()
         for stages in (settings.procedure.prompts, settings.procedure.enhancer):
             ranks.share(stages.batch)  # says so if it can't, before there is a run
         found = find_unpaired(Path(settings.backlit), Path(settings.well_lit))
@@ -109,7 +114,7 @@ class _Trainer:
         self.count = 0
         if resumes and (run / runs.CHECKPOINT).exists():
             runs.load_checkpoint(run, self._restore)
-        self.board = self._open_logs() if ranks.is_first else None
+        self.board = self._open_logs(writer) if ranks.is_first else None
 
     def train(self, on_progress: Callable[[Progress], None] | None) -> Path:
         """Until the budget ends."""
@@ -117,7 +122,7 @@ class _Trainer:
         if procedure.position.iteration == 0:
             self._write_round(0, "start")
         with _interruption() as interrupted:
-            while procedure.position.stage is not Stage.DONE:
+            while not procedure.is_done:
                 place = procedure.position
                 terms, stopping = procedure.step(interrupted.is_set())
                 stopping |= interrupted.is_set() and self.ranks.world == 1  # several stop together, one iteration later
@@ -130,9 +135,14 @@ class _Trainer:
                 if ends:
                     self._write_round(place.round, f"after {place.stage}")
                 self._save_when_due(stopping)
-                if stopping:
+                if stopping and not procedure.is_done:
                     raise Interrupted(f"interrupted at iteration {procedure.position.iteration}")
         return self.run / WEIGHTS
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        if self.board is not None:
+            self.board.close()
 
     def _pictures(self, found: Unpaired) -> tuple[Squares, Squares, Squares]:
         """The backlit ones at the enhancer's size, and both sets at the prompts'."""
@@ -157,11 +167,7 @@ class _Trainer:
             self.ranks.wait()
         return sets
 
-    def _open_logs(self) -> Any:
-        try:
-            from tensorboardX import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise RtlitError(f"train needs {error.name}: pip install 'rtlit[train]'") from None
+    def _open_logs(self, writer: Any) -> Any:
         iteration = self.procedure.position.iteration
         for name in (runs.LOG, runs.ROUNDS):
             runs.forget_after(self.run / name, iteration or -1)
@@ -170,7 +176,7 @@ class _Trainer:
         start |= {"processes": self.ranks.world, "threads": torch.get_num_threads(), "versions": runs.versions()}
         runs.write_json(self.run / runs.ABOUT, {"data": self.data, "starts": [*about["starts"], start]})
         (self.run / "samples").mkdir(exist_ok=True)
-        return SummaryWriter(str(self.run / "tensorboard"), purge_step=iteration + 1)
+        return writer(str(self.run / "tensorboard"), purge_step=iteration + 1)
 
     def _add(self, terms: Terms) -> None:
         if not all(abs(value) < float("inf") for value in terms.values()):
@@ -210,7 +216,7 @@ class _Trainer:
 
     def _save_when_due(self, stopping: bool) -> None:
         position, settings = self.procedure.position, self.settings
-        done = position.stage is Stage.DONE
+        done = self.procedure.is_done
         if self.board is None:
             return
         if done or position.iteration % settings.samples_every == 0:
@@ -261,6 +267,14 @@ class _Pace:
     def seconds(self, left: dict[Stage, int], stage: Stage) -> float:
         """How long these iterations will take, as far as anybody knows."""
         return sum(count * self.of.get(each, self.of[stage]) for each, count in left.items())
+
+
+def _import_writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise RtlitError(f"train needs {error.name}: pip install 'rtlit[train]'") from None
+    return SummaryWriter
 
 
 def _load_networks(settings: RunSettings, device: torch.device) -> Networks:

@@ -95,6 +95,11 @@ class Procedure:
             self._enter(place)
         return result, stops > 0
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the budget has ended."""
+        return self.position.stage is Stage.DONE
+
     def learning_rate(self, stage: Stage) -> float:
         """Of the optimiser that works in a stage."""
         settings = self.settings.prompts if stage.trains_prompts else self.settings.enhancer
@@ -253,7 +258,7 @@ class Procedure:
     def _enter(self, left: Position) -> None:
         """A stage has ended and another begins."""
         self._window, self._least = [], None
-        if self.position.stage is Stage.DONE:
+        if self.is_done:
             return
         if left.stage is Stage.ENHANCEMENT and self.networks.guidance.trains_prompts:
             if not self._is_taken:  # the cycle was too short for a window
