@@ -15,6 +15,7 @@ from rtlit.commands.train import require_extra
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("sets", nargs=-1, type=click.Path(path_type=Path), metavar="[BADLY_LIT]...")
 @click.option("--weights", type=click.Path(path_type=Path), help="A run's lighting-clip.safetensors; else the shipped.")
+@click.option("--leave-out", multiple=True, metavar="GLOB", help="Names (without suffix) that don't count; repeatable.")
 @click.option("--held-out", type=click.IntRange(2), default=5, show_default=True, help="As in training.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @report_options
@@ -22,6 +23,7 @@ def lighting_report(
     photos: Path,
     sets: tuple[Path, ...],
     weights: Path | None,
+    leave_out: tuple[str, ...],
     held_out: int,
     threads: int | None,
     as_json: bool,
@@ -40,7 +42,7 @@ def lighting_report(
 
     if threads:
         torch.set_num_threads(threads)
-    result = report(load_lighting(weights), photos, sets, held_out)
+    result = report(load_lighting(weights), photos, sets, held_out, leave_out)
     if as_json:
         import json
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,8 @@ from rtlit.training.lighting import MAX_SCALE, Lighting, prepare, split
 from rtlit.training.photos import find_photos, load_photos
 from rtlit.training.simulate import expose
 
-# Each class is the mean of its prompts' embeddings. Bad light of any kind that leaves a subject dark, and good light.
-BACKLIT = (
-    "a backlit photo",
-    "a photo against the light",
-    "a photo with a dark foreground",
-    "an under-exposed photo",
-    "a dark photo",
-)
+# Each class is the mean of its prompts' embeddings.
+BACKLIT = ("a backlit photo", "a photo against the light", "a photo with a dark foreground")
 WELL_LIT = ("a well-lit photo", "a photo in good light", "a well-exposed photo", "a properly lit photo")
 UNDER = ("an under-exposed photo", "a dark photo", "a very dark photo")
 OVER = ("an over-exposed photo", "a bright photo", "a very bright photo")
@@ -54,12 +49,15 @@ class Separation:
     accuracy: float
 
 
-def report(lighting: Lighting, photos: Path, sets: Sequence[Path], one_in: int = 5) -> dict[str, Any]:
+def report(
+    lighting: Lighting, photos: Path, sets: Sequence[Path], one_in: int = 5, leave_out: Sequence[str] = ()
+) -> dict[str, Any]:
     """Plain numbers, for JSON.
 
     Args:
         photos: folder of well-lit photographs, of which those held out are taken.
         sets: folders of badly lit pictures.
+        leave_out: shell patterns of names, without suffix, that don't count.
 
     Raises:
         InputError: a folder without pictures, none held out, or an unreadable picture.
@@ -71,7 +69,9 @@ def report(lighting: Lighting, photos: Path, sets: Sequence[Path], one_in: int =
     good = probability(lighting, embed(lighting, pictures))
     result: dict[str, Any] = {"held_out": {"pictures": len(held), "mean": float(good.mean())}}
     for folder in sets:
-        paths = find_photos([folder])
+        paths = [path for path in find_photos([folder]) if not any(fnmatch(path.stem, each) for each in leave_out)]
+        if not paths:
+            raise InputError(f"{folder}: --leave-out leaves none of its pictures")
         bad = probability(lighting, embed(lighting, load_photos(paths, 1024)))
         result[str(folder)] = asdict(separation(bad, good)) | {"groups": groups(paths, bad, good)}
     return result | {"exposure": exposure(lighting, pictures)}
@@ -128,7 +128,7 @@ def exposure(lighting: Lighting, pictures: Sequence[Tensor]) -> dict[str, Any]:
     order = np.arange(len(EXPOSURES))
     spearman = np.mean([np.corrcoef(each, order)[0, 1] for each in ranks])
     p = [float(probability(lighting, each).mean()) for each in features]
-    classes = torch.stack([anchor(lighting, prompts) for prompts in (BACKLIT, WELL_LIT, OVER)], 1)  # [E, 3]
+    classes = torch.stack([anchor(lighting, prompts) for prompts in ((*BACKLIT, *UNDER), WELL_LIT, OVER)], 1)  # [E, 3]
     dark = [float((MAX_SCALE * each @ classes).softmax(1)[:, 0].mean()) for each in features]
     return {
         "ev": list(EXPOSURES),
