@@ -3,12 +3,13 @@
 What a frame leaves to the next is its filtered planes, in 16-bit fixed point: codes · 2^(16 − depth). With the codes'
 own precision, the filter would stand still at differences below half a code over the smallest weight.
 
-    d = x − S,   q = max(|d| / (3σ), |Σ₅ₓ₅ d| / (2.5 · 5σ)) − 1, clamped to 0 … 1
+    d = x − S,   q = max(|d| / (3σ), |Σ d| / (2.5 · 5σ), Σ|d| / (1.2 · 25σ)) − 1, clamped to 0 … 1
     S ← S + (1 − KEPT · (1 − q)) · d
 
-A pixel follows the new frame at once (q = 1) where it differs by 6σ, or where the sum of the differences around it
-does, which tells a faint edge that moves from noise. On a static scene the noise's variance falls by
-(1 − KEPT) / (1 + KEPT) (the variance of an exponential mean).
+The sums are taken over 5×5 pixels. A pixel follows the new frame at once (q = 1) where it differs by 6σ itself; where
+the sum of the differences does by 5 of its own σ, which a faint edge that moves makes; and where the differences' mean
+size is 2.4σ, as a texture that moves makes them: noise's is 0.83σ. On a static scene the noise's variance falls by
+(1 − KEPT) / (1 + KEPT), that of an exponential mean.
 
 σ is a constant of the stream, not an estimate: behind a camera's gamma, which is nearly the square root that makes a
 Poisson variable's variance constant (Anscombe 1948), sensor noise is about as strong in all tones, and no figure taken
@@ -28,7 +29,7 @@ from rtlit.frame import PixelFormat
 BITS = 16  # of the filtered planes
 KEPT = 5 / 6  # of the last frame, where nothing moves
 RADIUS = 2
-PIXEL_LIMIT, SUM_LIMIT = 3.0, 2.5  # in standard deviations of the noise; at twice the limit the new frame passes
+PIXEL_LIMIT, SUM_LIMIT, SIZE_LIMIT = 3.0, 2.5, 1.2  # in σ; at twice the limit the new frame passes
 MAX_NOISE = 4.0  # σ at amount 1, in 8-bit codes
 _CHROMA_NOISE = 0.6  # of luma's σ: 0.53 measured at 4:2:0, 0.85 by the matrix at 4:4:4
 
@@ -44,9 +45,10 @@ def noise_sigmas(amount: float, pixel_format: PixelFormat) -> list[float]:
     return [luma] + [chroma] * (pixel_format.channels - 1)
 
 
-def limits(sigma: float) -> tuple[float, float]:
-    """What |d| and |Σ d| are compared with."""
-    return PIXEL_LIMIT * sigma, SUM_LIMIT * (2 * RADIUS + 1) * sigma
+def limits(sigma: float) -> tuple[float, float, float]:
+    """What |d|, |Σ d| and Σ|d| are divided by."""
+    side = 2 * RADIUS + 1
+    return PIXEL_LIMIT * sigma, SUM_LIMIT * side * sigma, SIZE_LIMIT * side**2 * sigma
 
 
 def filter_planes(
@@ -71,9 +73,13 @@ def filter_planes(
 
 def _follow(plane: Tensor, last: Tensor, sigma: float) -> Tensor:
     difference = plane - last
-    around = F.pad(difference[None, None], (RADIUS,) * 4, mode="replicate")
-    total = F.avg_pool2d(around, 2 * RADIUS + 1, 1, divisor_override=1)[0, 0]
-    pixel_limit, sum_limit = limits(sigma)
-    moved = torch.maximum(difference.abs() / pixel_limit, total.abs() / sum_limit) - 1
+    evidence = (difference, _sum_around(difference), _sum_around(difference.abs()))
+    moved = torch.stack([x.abs() / limit for x, limit in zip(evidence, limits(sigma), strict=True)]).amax(0) - 1
     weight = 1 - KEPT * (1 - moved.clamp(0, 1))
     return (last + weight * difference + 0.5).floor()
+
+
+def _sum_around(plane: Tensor) -> Tensor:
+    """Sums over 5×5, the outermost pixels repeated; exact, as whole numbers below 2²⁴."""
+    around = F.pad(plane[None, None], (RADIUS,) * 4, mode="replicate")
+    return F.avg_pool2d(around, 2 * RADIUS + 1, 1, divisor_override=1)[0, 0]

@@ -63,7 +63,7 @@ class Enhancer:
         settings: what it was made with.
         choice: the backend and why it was chosen.
         backend_name: what computes, for people; the backend's name, or how the CLIP-LIT U-Net runs.
-        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth" and "apply", and "denoise" if asked for.
+        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth", "apply" and, if on, "denoise".
     """
 
     def __init__(

@@ -363,39 +363,48 @@ def _write_chroma(source, total, out, width, layout, levels, mix):
 
 @_jit
 def filter_rows(plane, state, out, scalars, first, last):
-    """Rows first … last of `rtlit.denoise.filter_planes`; the sums of columns roll down from row to row."""
+    """Rows first … last of `rtlit.denoise.filter_planes`; sums over five rows roll down from row to row."""
     height, width = out.shape
     end = height - 1
-    sums = np.zeros(width + 4, np.float32)  # whole numbers below 2²⁴, so exact in any order
+    sums, sizes = np.zeros(width + 4, np.float32), np.zeros(width + 4, np.float32)
     for y in range(first - 2, first + 3):
         row = min(max(y, 0), end)
-        _add_difference(plane[row], state[row], sums, width, scalars[0], np.float32(1))
+        _add_differences(plane[row], state[row], sums, sizes, width, scalars[0], np.float32(1))
     for y in range(first, last):
-        sums[0] = sums[1] = sums[2]
-        sums[width + 2] = sums[width + 3] = sums[width + 1]
-        _follow(plane[y], state[y], out[y], sums, width, scalars)
-        below, above = min(y + 3, end), max(y - 2, 0)
-        _add_difference(plane[below], state[below], sums, width, scalars[0], np.float32(1))
-        _add_difference(plane[above], state[above], sums, width, scalars[0], np.float32(-1))
+        for line in (sums, sizes):
+            line[0] = line[1] = line[2]
+            line[width + 2] = line[width + 3] = line[width + 1]
+        _follow(plane[y], state[y], out[y], sums, sizes, width, scalars)
+        if y + 1 < last:
+            below, above = min(y + 3, end), max(y - 2, 0)
+            _add_differences(plane[below], state[below], sums, sizes, width, scalars[0], np.float32(1))
+            _add_differences(plane[above], state[above], sums, sizes, width, scalars[0], np.float32(-1))
 
 
 @_jit
-def _add_difference(plane, state, sums, width, scale, sign):
+def _add_differences(plane, state, sums, sizes, width, scale, sign):
     for x in range(width):
         at = np.uint64(x)
-        sums[at + np.uint64(2)] += sign * (np.float32(plane[at]) * scale - np.float32(state[at]))
+        difference = np.float32(plane[at]) * scale - np.float32(state[at])
+        sums[at + np.uint64(2)] += sign * difference
+        sizes[at + np.uint64(2)] += sign * abs(difference)
 
 
 @_jit
-def _follow(plane, state, out, sums, width, scalars):
-    scale, per_pixel, per_sum, kept = scalars[0], scalars[1], scalars[2], scalars[3]
+def _follow(plane, state, out, sums, sizes, width, scalars):
+    scale, per_pixel, per_sum, per_size, kept = scalars[0], scalars[1], scalars[2], scalars[3], scalars[4]
     zero, one = np.float32(0), np.float32(1)
     for x in range(width):
         at = np.uint64(x)
         before = np.float32(state[at])
         difference = np.float32(plane[at]) * scale - before
-        total = sums[at] + sums[at + np.uint64(1)] + sums[at + np.uint64(2)]
-        total += sums[at + np.uint64(3)] + sums[at + np.uint64(4)]
-        moved = max(abs(difference) * per_pixel, abs(total) * per_sum) - one
+        moved = max(abs(difference) * per_pixel, abs(_five(sums, at)) * per_sum)
+        moved = max(moved, _five(sizes, at) * per_size) - one
         weight = one - kept * (one - min(max(moved, zero), one))
         out[at] = np.int32(before + weight * difference + np.float32(0.5))
+
+
+@_inlined
+def _five(line, at):
+    total = line[at] + line[at + np.uint64(1)] + line[at + np.uint64(2)]
+    return total + (line[at + np.uint64(3)] + line[at + np.uint64(4)])

@@ -65,7 +65,8 @@ class TorchBackend:
         """See `rtlit.denoise.filter_planes`."""
         with self._memory(planes), torch.inference_mode():
             state = None if last is None else self._upload(last)
-            for target, plane in zip(out, filter_planes(self._upload(planes), state, pixel_format, amount), strict=True):
+            clean = filter_planes(self._upload(planes), state, pixel_format, amount)
+            for target, plane in zip(out, clean, strict=True):
                 target[...] = plane.cpu().numpy().astype(np.uint16)
 
     def _upload(self, planes: tuple[Plane, ...]) -> list[torch.Tensor]:
