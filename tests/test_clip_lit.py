@@ -294,6 +294,23 @@ def test_what_a_stage_trains_moves_and_nothing_else_does(
     assert before.keys() == {"enhancer", "guidance", "clip", "identity"}
 
 
+def test_every_stage_learns(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Latents tell the sets apart, the enhancer makes its pictures look less backlit, and refinement ranks them."""
+    prompts = replace(PROMPTS, initial_iterations=40, iterations=40, extensions=0, learning_rate=5e-3, batch=8)
+    enhancer = replace(
+        ENHANCER, initial_iterations=0, iterations=40, extensions=0, batch=4, learning_rate=3e-3, identity_weight=0.0
+    )
+    settings = tiny_settings(folders, guidance="latent", procedure=ClipLitSettings(120, prompts, enhancer), every=10)
+    losses: dict[str, list[float]] = {}
+    for each in train(tmp_path / "run", settings):
+        losses.setdefault(each.stage, []).append(each.terms["loss"])
+    assert losses.keys() == {"prompt-initialisation", "enhancement", "refinement"}
+    assert all(each[-1] < 0.9 * each[0] for each in losses.values()), losses
+    p = {row["when"]: row["p_backlit"] for row in rows(tmp_path / "run" / "rounds.jsonl")}
+    assert p["after prompt-initialisation"]["input"] > p["after prompt-initialisation"]["well_lit"] + 0.05
+    assert p["after enhancement"]["enhanced"] < p["after enhancement"]["input"] - 0.1
+
+
 def test_the_seed_decides(folders: tuple[Path, Path], tmp_path: Path) -> None:
     losses = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
