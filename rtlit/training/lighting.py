@@ -104,9 +104,10 @@ class LightingSettings:
     model: LightingConfig = field(default_factory=LightingConfig)
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.batch < 2 * LIGHTS or self.batch % LIGHTS:
-            lowest = f"{self.iterations = } must be 1 or more"
-            raise UsageError(f"{lowest}, {self.batch = } a multiple of {LIGHTS}, at least {2 * LIGHTS}")
+        if self.iterations < 1:
+            raise UsageError(f"{self.iterations = } must be 1 or more")
+        if self.batch < 2 * LIGHTS or self.batch % LIGHTS:
+            raise UsageError(f"{self.batch = } must be a multiple of {LIGHTS}, at least {2 * LIGHTS}")
         if not 0 < self.learning_rate < 1 or not 0 <= self.weight_decay < 1:
             raise UsageError(f"{self.learning_rate = } and {self.weight_decay = } must be between 0 and 1")
         if self.held_out < 0 or self.held_out == 1:
