@@ -20,7 +20,6 @@ from rtlit.reference import tone_histogram
 
 Floats = NDArray[np.float32]
 
-_NONE = np.empty((0, 0), np.uint16)
 _APPLY_STRIPS = 4  # a thread: a core that is busy with something else gets fewer. `analyze` is too short for that
 
 
@@ -63,14 +62,15 @@ class CpuBackend:
         """See `rtlit.reference.apply_curves`."""
         sources, targets = [_readable(plane) for plane in planes], [_writable(plane) for plane in out]
         absent = 3 - len(planes)
-        clean = [_readable(plane) for plane in filtered or (_NONE,)]
+        clean = None
+        if filtered is not None:
+            clean = tuple(_readable(plane) for plane in (*filtered, *[filtered[0][:0]] * absent))
         table = _table(gain)
         block_rows = -(-planes[0].shape[0] >> pixel_format.shift_y)
         shared = (
             *sources,
             *([sources[0][:0]] * absent),
-            *clean,
-            *([clean[0][:0]] * (3 - len(clean))),
+            clean,
             *targets,
             *([targets[0][:0]] * absent),
             *_parameters(planes, table, pixel_format, color, filtered is not None),
