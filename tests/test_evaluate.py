@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,8 @@ from skimage.metrics import structural_similarity
 from rtlit.commands import main
 from rtlit.errors import InputError, OutputError
 from rtlit.network import CurveNetwork, save_network
-from rtlit.training.evaluate import ContactSheet, evaluate, find_pairs, load_picture, summarize
-from rtlit.training.metrics import Picture, brightness, delta_e, measure, psnr, ssim
+from rtlit.training.evaluate import Score, as_row, evaluate, find_pairs, in_words, load_picture, save_picture, summarize
+from rtlit.training.metrics import Picture, delta_e, look, measure, psnr, ssim
 
 
 def flat(*code: int, size: tuple[int, int] = (24, 32)) -> Picture:
@@ -83,7 +84,24 @@ def test_delta_e_reads_every_second_pixel_of_every_second_row() -> None:
 def test_identical_pictures_are_perfect() -> None:
     metrics = measure(noise(3), noise(3))
     assert (metrics.psnr, metrics.ssim, metrics.delta_e) == (100, 1, 0)
-    assert metrics.brightness == brightness(noise(3)) == pytest.approx(noise(3).mean() / 255)
+
+
+def test_look_of_a_picture_in_three_known_parts() -> None:
+    picture = np.concatenate([flat(0), flat(0), flat(102), flat(255)], 1)
+    seen = look(picture)
+    assert seen.brightness == pytest.approx(0.35) and seen.luma == pytest.approx(0.35)
+    assert seen.contrast == pytest.approx(math.sqrt((2 * 0.35**2 + 0.05**2 + 0.65**2) / 4))
+    assert (seen.dark, seen.bright) == (0.5, 0.25)
+
+
+def test_luma_weighs_green_most_and_brightness_weighs_all_alike() -> None:
+    assert look(flat(0, 255, 0)).luma == pytest.approx(0.7152)
+    assert look(flat(0, 255, 0)).brightness == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("code", "dark", "bright"), [(31, 1, 0), (32, 0, 0), (250, 0, 0), (251, 0, 1)])
+def test_thresholds_of_dark_and_bright_are_outside(code: int, dark: float, bright: float) -> None:
+    assert (look(flat(code)).dark, look(flat(code)).bright) == (dark, bright)
 
 
 def test_scores_pair_by_name_with_groups_and_baseline(folders: tuple[Path, Path]) -> None:
@@ -93,7 +111,8 @@ def test_scores_pair_by_name_with_groups_and_baseline(folders: tuple[Path, Path]
     ]  # fmt: skip
     for score in scores:
         assert score.input and score.output.psnr > 40 > 10 > score.input.psnr
-        assert score.truth_brightness > 3.5 * score.input.brightness
+        assert score.truth_brightness and score.truth_brightness > 3.5 * score.input_look.brightness
+        assert score.look.brightness == pytest.approx(score.truth_brightness, abs=0.01)
     means = summarize(scores)
     assert means["fivek"]["psnr"] == pytest.approx((scores[1].output.psnr + scores[2].output.psnr) / 2)
     assert means["all"]["n"] == 3 and means["fivek"]["n"] == 2
@@ -164,22 +183,31 @@ def test_find_pairs_names_the_filter(folders: tuple[Path, Path]) -> None:
         find_pairs(*folders, "none_*")
 
 
-def test_contact_sheet_shows_every_pair(folders: tuple[Path, Path], tmp_path: Path) -> None:
-    sheet = ContactSheet(tmp_path / "saved")
-    evaluate(*folders, lambda picture: picture * 4, visit=sheet.add)
-    with Image.open(sheet.write()) as image:
-        assert image.size == (960, 3 * (40 + 14))
-        pixels = np.asarray(image)
-    assert np.array_equal(pixels[14:54, :60], noise(2) // 4)
-    assert np.array_equal(pixels[14:54, 320:380], noise(2) // 4 * 4)
-    assert np.array_equal(pixels[14:54, 640:700], noise(2))
-    assert np.array_equal(load_picture(tmp_path / "saved" / "fivek_a.png"), noise(0) // 4 * 4)
+def test_a_folder_without_truths_is_looked_at(folders: tuple[Path, Path]) -> None:
+    scores = evaluate(folders[0], None, lambda picture: picture * 4)
+    assert [score.name for score in scores] == ["0001", "alone", "fivek_a", "fivek_b"]
+    row = as_row(scores[0])
+    assert row["luma"] == pytest.approx(4 * row["input_luma"]) and row["contrast"] == pytest.approx(
+        4 * row["input_contrast"]
+    )
+    assert not {"psnr", "input_psnr", "truth_brightness"} & row.keys()
+    assert summarize(scores)["all"]["n"] == 4
 
 
-def test_contact_sheet_into_a_file_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_visit_sees_what_was_scored(folders: tuple[Path, Path]) -> None:
+    seen: list[tuple[Score, Picture, Picture, Picture | None]] = []
+    scores = evaluate(*folders, lambda picture: picture * 4, limit=1, visit=lambda *each: seen.append(each))
+    (score, picture, output, truth), *_ = seen
+    assert [score] == scores and truth is not None
+    assert psnr(output, truth) == score.output.psnr if score.output else False
+    assert np.array_equal(output, picture * 4)
+    assert in_words(score).startswith(f"PSNR {psnr(picture, truth):.1f} → {psnr(output, truth):.1f} dB, ΔE ")
+
+
+def test_saving_into_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OutputError, match="taken"):
-        evaluate(*folders, lambda picture: picture, visit=ContactSheet(tmp_path / "taken").add)
+    with pytest.raises(OutputError, match="taken.*another --save"):
+        save_picture(noise(0), tmp_path / "taken", "name")
 
 
 @pytest.fixture
@@ -212,10 +240,30 @@ def test_command_prints_a_table_that_fits_80_columns(folders: tuple[Path, Path],
 
 def test_command_saves_what_it_scored(folders: tuple[Path, Path], identity: Path, tmp_path: Path) -> None:
     result = run(*folders, "--weights", identity, "--save", tmp_path / "saved", "--limit", 2)
-    assert result.exit_code == 0 and str(tmp_path / "saved" / "contact-sheet.png") in result.stderr
-    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
-        "0001.png", "contact-sheet.png", "fivek_a.png"
-    ]  # fmt: skip
+    assert result.exit_code == 0 and f"saved {tmp_path / 'saved'}" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["0001.png", "fivek_a.png"]
+    assert np.array_equal(load_picture(tmp_path / "saved" / "fivek_a.png"), noise(0) // 4)
+
+
+def test_command_looks_at_a_single_folder(folders: tuple[Path, Path], identity: Path, tmp_path: Path) -> None:
+    result = run(folders[0], "--weights", identity, "--sheet", tmp_path / "sheet.html", "--quiet")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0 and not result.stderr and max(map(len, lines)) <= 80 and "PSNR" not in result.stdout
+    seen = look(noise(9))
+    expected = [f"{seen.luma:.3f}", f"{seen.luma:.3f}", f"{seen.contrast:.3f}", f"{seen.contrast:.3f}"]
+    assert next(line.split()[1:5] for line in lines if line.startswith("alone")) == expected
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("<img") == 8 and ">truth<" not in page and "PSNR" not in page
+
+
+def test_command_sheet_shows_the_worst_pair_first(folders: tuple[Path, Path], identity: Path, tmp_path: Path) -> None:
+    """fivek_b becomes a negative, so the sheet begins with it."""
+    Image.fromarray(255 - noise(1)).save(folders[0] / "fivek_b.png")
+    for order, names in {"worst": ["fivek_b", "0001", "fivek_a"], "name": ["0001", "fivek_a", "fivek_b"]}.items():
+        sheet = tmp_path / f"{order}.html"
+        assert run(*folders, "--weights", identity, "--sheet", sheet, "--order", order).exit_code == 0
+        assert re.findall("<h2>(.*?)</h2>", sheet.read_text()) == names
+        assert sheet.read_text().count("<figcaption>truth<") == 3
 
 
 @pytest.mark.parametrize(
@@ -224,6 +272,9 @@ def test_command_saves_what_it_scored(folders: tuple[Path, Path], identity: Path
         (["--strength", "3"], 2, "strength"),
         (["--weights", "missing.safetensors"], 1, "missing.safetensors"),
         (["--filter", "zzz*"], 1, "zzz*"),
+        (["--sheet", "sheet.pdf"], 2, "sheet.pdf"),
+        (["--sheet", "missing/sheet.html"], 1, "missing/sheet.html"),
+        (["--order", "best"], 2, "'best'"),
     ],
 )
 def test_command_fails_in_one_line(folders: tuple[Path, Path], arguments: list[str], code: int, words: str) -> None:

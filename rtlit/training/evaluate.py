@@ -177,8 +177,8 @@ _WORDS = (
     ("ΔE {:.1f} → {:.1f}", "input_delta_e", "delta_e"),
     ("luma {:.2f} → {:.2f}", "input_luma", "luma"),
     ("contrast {:.2f} → {:.2f}", "input_contrast", "contrast"),
-    ("dark {:.0%} → {:.0%}", "input_dark", "dark"),
-    ("near white {:.1%} → {:.1%}", "input_bright", "bright"),
+    ("luma below 32 {:.0%} → {:.0%}", "input_dark", "dark"),
+    ("above 250 {:.1%} → {:.1%}", "input_bright", "bright"),
 )
 
 

@@ -27,7 +27,7 @@ class Steadiness:
     """Figures of one version of a clip.
 
     Attributes:
-        e_warp: `warping_error`; of values in 0 … 1, squared.
+        e_warp: `warping_error`; of values in 0 … 1, squared. NaN where no pair of frames has anything in common.
         mabd: mean of `mabd` over the frames, 0 … 1.
         gain_jitter: `jitter` of the lift against the input; None for the input itself. All of it is flicker in a
             static scene alone.
@@ -56,9 +56,9 @@ class ClipScore:
     versions: dict[str, Steadiness]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, which has no NaN; what wasn't measured is left out."""
         return {"clip": self.clip, "frames": self.frames, "seconds": self.seconds} | {
-            name: {key: value for key, value in asdict(each).items() if value is not None}
+            name: {key: value for key, value in asdict(each).items() if value is not None and value == value}
             for name, each in self.versions.items()
         }
 

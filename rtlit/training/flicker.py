@@ -69,8 +69,8 @@ def move(picture: Floats, flow: Floats) -> Floats:
 def warping_error(clip: Clip, along: Sequence[Motion]) -> float:
     """E_warp of Lai et al. (2018): the mean over pairs of frames of Σ M·‖V_t − V_{t+1}(x + w)‖² / (3·Σ M).
 
-    V is R'G'B' in 0 … 1, w the flow and M what is visible; pairs in which nothing is are left out. Grows with the
-    square of a clip's contrast: what is lifted has more of it than the input.
+    V is R'G'B' in 0 … 1, w the flow and M what is visible; pairs in which nothing is are left out (NaN if all are).
+    Grows with the square of a clip's contrast: what is lifted has more of it than the input.
     """
     errors = []
     for motion in along:

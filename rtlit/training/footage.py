@@ -14,6 +14,7 @@ from PIL import Image
 
 from rtlit.enhancer import Enhancer
 from rtlit.errors import InputError, UsageError
+from rtlit.full_resolution import torch_threads
 from rtlit.training.evaluate import LONG_SIDE
 from rtlit.training.flicker import Clip
 from rtlit.training.simulate import SimulationSettings, add_noise, expose, masked_exposure, veil
@@ -98,14 +99,15 @@ def backlit(footage: Footage, light: Backlight | None = None) -> Footage:
     settings = SimulationSettings(foreground=(-4.0, -2.0))
     noise = torch.Generator().manual_seed(light.seed + 1)
     dark = np.empty_like(footage.frames)
-    for index, (frame, at) in enumerate(zip(footage.frames, footage.seconds, strict=True)):
-        truth = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
-        # The same draws for every frame: one light.
-        ev = masked_exposure(truth, settings, torch.Generator().manual_seed(light.seed))
-        ev = ev * (0.75 + 0.25 * math.cos(2 * math.pi * (at - footage.seconds[0]) / light.period))
-        linear = veil(expose(truth.pow(2.2), ev), torch.tensor(light.glare))
-        linear = add_noise(linear, torch.tensor(light.noise), noise)
-        dark[index] = _codes(linear.clamp(0, 1).pow(1 / 2.2))
+    with torch_threads(1):
+        for index, (frame, at) in enumerate(zip(footage.frames, footage.seconds, strict=True)):
+            truth = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+            # The same draws for every frame: one light.
+            ev = masked_exposure(truth, settings, torch.Generator().manual_seed(light.seed))
+            ev = ev * (0.75 + 0.25 * math.cos(2 * math.pi * (at - footage.seconds[0]) / light.period))
+            linear = veil(expose(truth.pow(2.2), ev), torch.tensor(light.glare))
+            linear = add_noise(linear, torch.tensor(light.noise), noise)
+            dark[index] = _codes(linear.clamp(0, 1).pow(1 / 2.2))
     return replace(footage, frames=dark, truth=footage.frames)
 
 

@@ -26,7 +26,8 @@ _PLAIN = str.maketrans({"→": ">", "Δ": "d", "×": "x", "³": "^3"})  # Pillow
 # Mid grey, which makes neither dark nor bright pictures look better than they are.
 _STYLE = """body { background: #777; color: #fff; font: 14px system-ui, sans-serif; margin: 1em }
 section { margin: 0 0 1.5em } h2 { font-size: 15px; margin: 0 } p { margin: 0 0 .3em; color: #eee }
-div { display: flex; gap: 4px } figure { margin: 0; flex: 1; max-width: 640px } img { width: 100%; display: block }
+div { display: flex; gap: 4px } figure { margin: 0; flex: 1; max-width: 640px }
+img { width: 100%; max-height: 90vh; object-fit: contain; object-position: left; display: block }
 figcaption { font-size: 12px; color: #ddd }"""
 
 
