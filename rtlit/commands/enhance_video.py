@@ -65,6 +65,9 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 @click.option(
     "-e", "options", multiple=True, type=key_value, metavar="KEY=VALUE", help="Any encoder option; may be repeated."
 )
+@click.option(
+    "--ten-bit", is_flag=True, help="Store 10 bits a sample: smoother lifted shadows; libx265 plays more widely."
+)
 @click.option("--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
 @click.option("--duration", type=seconds, metavar="TIME", help="How much to take.")
 @click.option("--compare", is_flag=True, help="Put before and after side by side.")

@@ -204,6 +204,8 @@ def plan_encoder(
     from rtlit.avframe import planar_name
 
     work = planar_name(decoded)
+    if video.ten_bit and opaque_format(work).depth < 10:
+        work = work.replace("yuvj", "yuv").removesuffix("9le") + "10le"
     family = _family(codec, muxer)
     if video.codec is not None:
         choices = [_asked(video.codec, muxer)]

@@ -23,6 +23,7 @@ class VideoSettings:
         compare: put the input and the enhanced frame side by side.
         output_format: FFmpeg muxer name ("matroska", "yuv4mpegpipe"); None follows the target's name.
         overwrite: replace an existing target.
+        ten_bit: store 10 bits a sample where the input has fewer, so that lifted shadows are rounded more finely.
     """
 
     codec: str | None = None
@@ -34,6 +35,7 @@ class VideoSettings:
     compare: bool = False
     output_format: str | None = None
     overwrite: bool = False
+    ten_bit: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < math.inf:
