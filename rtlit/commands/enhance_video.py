@@ -13,12 +13,12 @@ import click
 from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
 from rtlit.commands.options import (
     Number,
-    WholeNumber,
     enhance_options,
     key_value,
     output_options,
     report_options,
     seconds,
+    time_options,
 )
 
 if TYPE_CHECKING:
@@ -37,28 +37,7 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 @click.command("enhance-video")
 @output_options
 @enhance_options
-@click.option(
-    "--smoothing",
-    type=Number(0),
-    default=0.5,
-    metavar="SECONDS",
-    show_default=True,
-    help="Time constant of smoothing over time; 0: none.",
-)
-@click.option(
-    "--estimate-every",
-    type=WholeNumber(1),
-    metavar="N",
-    help="Run the network on every N-th frame.  [default: automatic]",
-)
-@click.option(
-    "--denoise",
-    type=Number(0, 1),
-    default=0.0,
-    metavar="NUMBER",
-    show_default=True,
-    help="Filter noise out of lifted shadows over time, 0 (off) to 1 (much noise); 0.5 suits most.",
-)
+@time_options
 @click.option("--codec", help="Encoder, as FFmpeg names it (libx264, libx265, ffv1).  [default: the input's family]")
 @click.option("--crf", type=Number(0), metavar="NUMBER", help="Quality in the encoder's scale; lower is better.")
 @click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")

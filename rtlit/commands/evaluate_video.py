@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from rtlit.commands.options import (
-    Number,
     WholeNumber,
     enhance_options,
     needs_train,
     report_options,
     sheet_options,
+    time_options,
 )
 from rtlit.settings import Device, EnhanceSettings
 
@@ -27,20 +27,7 @@ if TYPE_CHECKING:
 @click.command("evaluate-video")
 @click.argument("clips", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CLIP...")
 @enhance_options
-@click.option(
-    "--smoothing",
-    type=Number(0),
-    default=EnhanceSettings.smoothing,
-    metavar="SECONDS",
-    show_default=True,
-    help="Time constant of smoothing over time.",
-)
-@click.option(
-    "--estimate-every",
-    type=WholeNumber(1),
-    metavar="N",
-    help="Run the network on every N-th frame.  [default: automatic]",
-)
+@time_options
 @click.option("--simulate", is_flag=True, help="Put the clips into a simulated, drifting backlight first.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the simulated light.")
 @click.option("--frames", type=WholeNumber(2), default=120, show_default=True, help="Only the first N.", metavar="N")
@@ -57,6 +44,7 @@ def evaluate_video(
     threads: int | None,
     smoothing: float,
     estimate_every: int | None,
+    denoise: float,
     simulate: bool,
     seed: int,
     frames: int,
@@ -73,7 +61,7 @@ def evaluate_video(
     consecutive frames' brightness, jitter the mean change of the lift (in log-odds) of a 9×16th of the picture from
     frame to frame, which should be none in a static scene. With --simulate the clip is the truth: PSNR (dB), too.
     """
-    settings = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads)
+    settings = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads, denoise)
     with needs_train("evaluate-video"):
         from rtlit.training.evaluate_video import score_clip
         from rtlit.training.footage import Backlight, backlit, load_footage

@@ -12,7 +12,7 @@ import click
 
 from rtlit.commands import VERBOSE
 from rtlit.errors import RtlitError
-from rtlit.settings import MAX_STRENGTH
+from rtlit.settings import MAX_STRENGTH, EnhanceSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -97,6 +97,32 @@ enhance_options = together(
         help="A weights file (safetensors, or CLIP-LIT's .pth) instead of the shipped one.",
     ),
     click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
+)
+
+# Of what happens over time.
+time_options = together(
+    click.option(
+        "--smoothing",
+        type=Number(0),
+        default=EnhanceSettings.smoothing,
+        metavar="SECONDS",
+        show_default=True,
+        help="Time constant of smoothing over time; 0: none.",
+    ),
+    click.option(
+        "--estimate-every",
+        type=WholeNumber(1),
+        metavar="N",
+        help="Run the network on every N-th frame.  [default: automatic]",
+    ),
+    click.option(
+        "--denoise",
+        type=Number(0, 1),
+        default=EnhanceSettings.denoise,
+        metavar="NUMBER",
+        show_default=True,
+        help="Filter noise out of lifted shadows over time, 0 (off) to 1 (much noise); 0.5 suits most.",
+    ),
 )
 
 report_options = together(

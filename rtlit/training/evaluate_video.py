@@ -8,7 +8,7 @@ the input (of the truth, where it is known: noise and darkness mislead the flow)
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,14 +88,7 @@ def score_clip(
 
 def make_enhancer(settings: EnhanceSettings, smoothing: float, estimate_every: int | None) -> Enhancer:
     """An Enhancer with these settings but for its behaviour over time."""
-    return Enhancer(
-        settings.device,
-        settings.strength,
-        smoothing=smoothing,
-        estimate_every=estimate_every,
-        weights=settings.weights,
-        threads=settings.threads,
-    )
+    return Enhancer(**asdict(replace(settings, smoothing=smoothing, estimate_every=estimate_every)))
 
 
 def find_motion(footage: Footage, pairs: int) -> list[Motion]:

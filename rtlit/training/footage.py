@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from rtlit.avframe import quarter_turns_of
 from rtlit.enhancer import Enhancer
 from rtlit.errors import InputError, UsageError
 from rtlit.full_resolution import torch_threads
@@ -59,7 +60,7 @@ class Backlight:
 
 
 def load_footage(path: Path, count: int, warn: Callable[[str], None] = lambda text: None) -> Footage:
-    """Read the first `count` frames of a clip, reduced to 640 pixels on the longer side by area means.
+    """Read the first `count` frames of a clip, upright, reduced to 640 pixels on the longer side by area means.
 
     Raises:
         InputError: it can't be read, or has fewer than two frames.
@@ -77,7 +78,8 @@ def load_footage(path: Path, count: int, warn: Callable[[str], None] = lambda te
         for item in reader.items():
             if isinstance(item, av.VideoFrame):
                 assert item.time is not None
-                frames.append(item.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray())
+                small = item.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray()
+                frames.append(np.rot90(small, quarter_turns_of(item)))
                 seconds.append(item.time)
                 if len(frames) == count:
                     break
