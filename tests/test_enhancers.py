@@ -148,3 +148,16 @@ def test_dimensions_are_the_networks(tmp_path: Path) -> None:
     default = make_enhancer("curves")
     assert isinstance(default, CurveEnhancer) and isinstance(default.network, CurveNetwork)
     assert default.network.config == NetworkConfig()
+
+
+def test_roughness_is_that_of_the_grid(picture: NDArray[np.uint8]) -> None:
+    images = as_images(picture[:120, :160])
+    curves = small("curves")
+    assert isinstance(curves, CurveEnhancer)
+    enhanced, rough = curves.with_roughness(images)
+    assert torch.equal(enhanced, curves(images)) and rough > 0
+    with torch.no_grad():  # the same curves everywhere
+        curves.network.head.weight.zero_()
+        curves.network.head.bias.fill_(0.5)
+    assert curves.with_roughness(images)[1].item() == pytest.approx(0, abs=1e-6)
+    assert small("clip-lit-unet").with_roughness(images)[1] == 0

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rtlit.errors import OutputError, UsageError, WeightsError
 from rtlit.network import CurveNetwork, NetworkConfig, load_network, save_network
 from rtlit.reference import area_weights, enhance_rgb, exponentiate
+from rtlit.training.supervised import roughness
 from rtlit.unet import Unet, divide, load_unet, load_weights, save_unet
 
 KINDS = ("curves", "clip-lit-unet")
@@ -25,6 +26,10 @@ class TrainableEnhancer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """R'G'B' [B, 3, H, W] in 0 … 1 → the same, enhanced."""
+        return self.with_roughness(images)[0]
+
+    def with_roughness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(enhanced pictures, how uneven across the picture is what was applied to them: a scalar, 0 or more)."""
         raise NotImplementedError
 
     def reset(self, seed: int) -> None:
@@ -49,14 +54,17 @@ class CurveEnhancer(TrainableEnhancer):
         super().__init__()
         self.network = network.train().requires_grad_(True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See the base class. The thumbnail is an area mean, as in `rtlit.reference.analyze`."""
+    def with_roughness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base class. The thumbnail is an area mean, as in `rtlit.reference.analyze`.
+
+        Roughness is that of the grid of t; see `rtlit.training.supervised.roughness`.
+        """
         height, width = images.shape[-2:]
         h, w = self.network.config.thumbnail_size(height, width)
         rows = area_weights(height, height, h).to(images)
         columns = area_weights(width, width, w).to(images)
         grid = self.network(rows @ images @ columns.T)
-        return enhance_rgb(images, exponentiate(grid, 1.0))
+        return enhance_rgb(images, exponentiate(grid, 1.0)), roughness(grid)
 
     def reset(self, seed: int) -> None:
         """See the base class."""
@@ -82,9 +90,9 @@ class UnetEnhancer(TrainableEnhancer):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Unet = network.train().requires_grad_(True)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """See the base class."""
-        return divide(images, self.network(images.contiguous(memory_format=torch.channels_last)))
+    def with_roughness(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base class. The illumination isn't penalised, as in the paper: 0."""
+        return divide(images, self.network(images.contiguous(memory_format=torch.channels_last))), images.new_zeros(())
 
     def reset(self, seed: int) -> None:
         """See the base class; convolutions N(0, 0.02), as CLIP-LIT's."""

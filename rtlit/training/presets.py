@@ -102,6 +102,7 @@ class EnhancerStages:
         learning_rate, weight_decay: of Adam (L2, not decoupled).
         guidance_weight: factor on the guidance's loss (the mean of P(backlit), or RAVE's).
         identity_weight: factor on the identity loss, beside `identity_batch` and `layer_weights`.
+        roughness_weight: factor on the unevenness of the curves across the picture; the U-Net has none.
         identity_batch: the released code sums the identity loss over its batch of 8 and takes the mean of the
             other; the mean of both, times 8, is the same balance at every batch size.
         window, check_every: the enhancer's pictures are taken when the mean loss of the last `window`
@@ -122,6 +123,7 @@ class EnhancerStages:
     size: int = 512
     guidance_weight: float = 320.0
     identity_weight: float = 0.9 * 25
+    roughness_weight: float = 0.0
     layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 0.5)
     initial_identity_weight: float = 25.0
     initial_layer_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0, 1.0)
@@ -138,7 +140,7 @@ class EnhancerStages:
         _check_stages(self)
         for name in ("batch", "iterations", "window", "check_every", "identity_batch"):
             _require(getattr(self, name) >= 1, self, name, "1 or more")
-        for name in ("guidance_weight", "identity_weight", "initial_identity_weight"):
+        for name in ("guidance_weight", "identity_weight", "roughness_weight", "initial_identity_weight"):
             _require(getattr(self, name) >= 0, self, name, "0 or more")
         for name in ("layer_weights", "initial_layer_weights"):
             _require(len(getattr(self, name)) == LAYERS, self, name, f"{LAYERS} weights")
@@ -174,7 +176,7 @@ PRESETS: dict[str, ClipLitSettings] = {
 # What differs from the paper's enhancer and guidance, over any preset. The curve network starts as the exact
 # identity: there is nothing to initialise, and Adam with weight decay would shrink its weights meanwhile.
 ENHANCERS: dict[str, dict[str, Any]] = {
-    "curves": {"initial_iterations": 0, "learning_rate": 5e-4, "weight_decay": 0.0},
+    "curves": {"initial_iterations": 0, "learning_rate": 5e-4, "weight_decay": 0.0, "roughness_weight": 300.0},
     "clip-lit-unet": {},
 }
 GUIDANCES: dict[str, dict[str, dict[str, Any]]] = {

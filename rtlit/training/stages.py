@@ -179,7 +179,7 @@ class Procedure:
     def _initialise_enhancer(self) -> dict[str, Tensor]:
         """Self-reconstruction: the enhanced picture's features are to be the input's."""
         settings = self.settings.enhancer
-        pictures, enhanced = self._enhanced_batch()
+        pictures, enhanced, _ = self._enhanced_batch()
         identity = self._identity(enhanced, pictures, settings.initial_layer_weights)
         error = (enhanced.detach() - pictures).square().mean((1, 2, 3)).clamp(min=1e-10)
         return {"loss": settings.initial_identity_weight * identity, "psnr": -10 * error.log10().mean()}
@@ -187,13 +187,15 @@ class Procedure:
     def _enhance(self) -> dict[str, Tensor]:
         """The enhanced picture is to look well-lit to CLIP and to stay the same picture."""
         settings = self.settings.enhancer
-        pictures, enhanced = self._enhanced_batch()
+        pictures, enhanced, unevenness = self._enhanced_batch()
         features = self.networks.clip.encode_image(enhanced)
         guided = settings.guidance_weight * self.networks.guidance.enhance_loss(features)
         identity = settings.identity_weight * self._identity(enhanced, pictures, settings.layer_weights)
         with torch.no_grad():  # so that the text tower needn't run
             p_enhanced = self.networks.guidance.probability(features).mean()
-        return {"loss": guided + identity, "guidance": guided, "identity": identity, "p_enhanced": p_enhanced}
+        rough = settings.roughness_weight * unevenness
+        terms = {"guidance": guided, "identity": identity, "roughness": rough}
+        return {"loss": guided + identity + rough, **terms, "p_enhanced": p_enhanced}
 
     def _identity(self, enhanced: Tensor, pictures: Tensor, layer_weights: tuple[float, ...]) -> Tensor:
         with torch.no_grad():
@@ -201,15 +203,16 @@ class Procedure:
         features = self.networks.identity.features(enhanced)
         return self.settings.enhancer.identity_batch * identity_loss(features, wanted, layer_weights)
 
-    def _enhanced_batch(self) -> tuple[Tensor, Tensor]:
-        """(pictures, enhanced pictures) of this process' share of the batch, augmented."""
+    def _enhanced_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(pictures, enhanced pictures, roughness) of this process' share of the batch, augmented."""
         settings, iteration = self.settings.enhancer, self.position.iteration
         names = [self._which(iteration + ahead) for ahead in (0, 1)]
         pictures = self.sets.pictures.batch(names[0])
         self.sets.pictures.prefetch(names[1])
         draws = torch.rand(settings.batch, DRAWS, generator=generator_for(self.seed, "augment", iteration))
         pictures = augment(pictures, draws[self._enhancer_share], settings.augmentation)
-        return pictures, self.networks.enhancer(pictures)
+        enhanced, unevenness = self.networks.enhancer.with_roughness(pictures)
+        return pictures, enhanced, unevenness
 
     def _which(self, iteration: int) -> list[int]:
         batch = self.settings.enhancer.batch
