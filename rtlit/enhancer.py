@@ -71,7 +71,7 @@ class Enhancer:
         device: Device = "auto",
         strength: float = 1.0,
         *,
-        smoothing: float = 0.5,
+        smoothing: float = EnhanceSettings.smoothing,
         estimate_every: int | None = None,
         weights: Path | str | None = None,
         threads: int | None = None,

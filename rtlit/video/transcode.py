@@ -36,7 +36,7 @@ def enhance_video(
     *,
     device: Device = "auto",
     strength: float = 1.0,
-    smoothing: float = 0.5,
+    smoothing: float = EnhanceSettings.smoothing,
     estimate_every: int | None = None,
     weights: Path | str | None = None,
     threads: int | None = None,
