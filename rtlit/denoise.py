@@ -3,11 +3,11 @@
 What a frame leaves to the next is its filtered planes, in 16-bit fixed point: codes · 2^(16 − depth). With the codes'
 own precision, the filter would stand still at differences below half a code over the smallest weight.
 
-    d = x − S,   q = max(|d| / (3σ), |Σ d| / (2.5 · 5σ), Σ|d| / (1.2 · 25σ)) − 1, clamped to 0 … 1
+    d = x − S,   q = max(|d| / (3σ), |Σ d| / (2 · 5σ), Σ|d| / (1.2 · 25σ)) − 1, clamped to 0 … 1
     S ← S + (1 − KEPT · (1 − q)) · d
 
 The sums are taken over 5×5 pixels. A pixel follows the new frame at once (q = 1) where it differs by 6σ itself; where
-the sum of the differences does by 5 of its own σ, which a faint edge that moves makes; and where the differences' mean
+the sum of the differences does by 4 of its own σ, which a faint edge that moves makes; and where the differences' mean
 size is 2.4σ, as a texture that moves makes them: noise's is 0.83σ. On a static scene the noise's variance falls by
 (1 − KEPT) / (1 + KEPT), that of an exponential mean.
 
@@ -29,7 +29,7 @@ from rtlit.frame import PixelFormat
 BITS = 16  # of the filtered planes
 KEPT = 5 / 6  # of the last frame, where nothing moves
 RADIUS = 2
-PIXEL_LIMIT, SUM_LIMIT, SIZE_LIMIT = 3.0, 2.5, 1.2  # in σ; at twice the limit the new frame passes
+PIXEL_LIMIT, SUM_LIMIT, SIZE_LIMIT = 3.0, 2.0, 1.2  # in σ; at twice the limit the new frame passes
 MAX_NOISE = 4.0  # σ at amount 1, in 8-bit codes
 _CHROMA_NOISE = 0.6  # of luma's σ: 0.53 measured at 4:2:0, 0.85 by the matrix at 4:4:4
 
