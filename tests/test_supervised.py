@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rtlit.network import CurveNetwork, NetworkConfig, load_network
 from rtlit.training import supervised
 from rtlit.training.photos import find_photos, fingerprint, load_photos, random_crops
 from rtlit.training.simulate import SimulationSettings, simulate
-from rtlit.training.supervised import SupervisedSettings, TrainingStep, one_cycle, train_supervised
+from rtlit.training.supervised import SupervisedSettings, TrainingStep, loss_of, one_cycle, train_supervised
 
 SMALL = SupervisedSettings(iterations=6, batch=2, network=NetworkConfig(32, 3, 4, 16, 1))
 
@@ -310,3 +311,23 @@ def test_command_trains_and_resumes(photos: Path, tmp_path: Path) -> None:
     assert again.exit_code == 1 and "--resume" in again.stderr and again.stderr.count("\n") == 1
     refused = CliRunner().invoke(main, [*command, "--resume", "--batch", "2"])
     assert refused.exit_code == 2 and "--batch" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_relative_loss_is_the_mean_of_logarithms_of_each_pictures_error() -> None:
+    network = CurveNetwork(SMALL.network)  # new: the identity
+    photos = torch.full((2, 3, 32, 32), 0.5)
+    dark = photos - torch.tensor([0.1, 0.3])[:, None, None, None]
+    plain = replace(SMALL, squared=0.0, color=0.0, roughness=0.0)
+    loss = loss_of(network, dark, photos, plain)
+    assert loss.item() == pytest.approx(0.2)
+    more = loss_of(network, dark, photos, replace(plain, relative=0.5, floor=0.01))
+    assert (more - loss).item() == pytest.approx(0.5 * (math.log(0.01 + 0.01) + math.log(0.09 + 0.01)) / 2, rel=1e-4)
+
+
+def test_bfloat16_changes_the_loss_little() -> None:
+    network = CurveNetwork(SMALL.network)
+    torch.nn.init.normal_(network.head.weight, 0, 0.1)
+    generator = torch.Generator().manual_seed(0)
+    photos, dark = (torch.rand(2, 3, 32, 32, generator=generator) for _ in range(2))
+    exact, rounded = (loss_of(network, dark, photos, replace(SMALL, bfloat16=each)).item() for each in (False, True))
+    assert exact != rounded and rounded == pytest.approx(exact, rel=0.02)

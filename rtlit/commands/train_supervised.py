@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
 @click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 2]")
+@click.option("--relative", type=float, help="Weight of the logarithm of each picture's squared error.  [default: 0]")
+@click.option("--bfloat16", is_flag=True, default=None, help="Compute in bfloat16: faster on CPUs with AMX.")
 @click.option("--settings", "file", type=click.Path(path_type=Path), help="settings.json of a run, to repeat it.")
 @click.option(
     "--init",
@@ -41,6 +43,8 @@ def supervised(
     batch: int | None,
     learning_rate: float | None,
     squared: float | None,
+    relative: float | None,
+    bfloat16: bool | None,
     file: Path | None,
     init: tuple[Path, ...],
     seed: int | None,
@@ -57,7 +61,7 @@ def supervised(
     the other commands takes. Ctrl-C loses what came after the last checkpoint; --resume goes on from it.
     """
     given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate}
-    given |= {"squared": squared, "seed": seed}
+    given |= {"squared": squared, "relative": relative, "bfloat16": bfloat16, "seed": seed}
     given = {name: value for name, value in given.items() if value is not None}
     if resume and (given or init or file):
         names = (*given, *(name for name, value in (("init", init), ("settings", file)) if value))
