@@ -23,6 +23,7 @@ _HISTOGRAM_TONES, _HISTOGRAM_REGIONS = 8, 4
 _HISTOGRAM_LUMA = (0.2126, 0.7152, 0.0722)
 HISTOGRAM_BINS = _HISTOGRAM_TONES * _HISTOGRAM_REGIONS**2
 CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
+MAX_LAG = 0.05  # of t; docs/decisions.md, "Smoothing over time"
 MIN_SIZE = 16
 
 
@@ -132,10 +133,12 @@ def tone_histogram(thumbnail: Tensor) -> Tensor:
 def smooth(
     estimate: Tensor, histogram: Tensor, grid: Tensor, last_histogram: Tensor, elapsed: float, tau: float
 ) -> Tensor:
-    """Exponential moving average of the grid over time, reset at scene cuts.
+    """Exponential moving average of the grid over time that is never far behind, reset at scene cuts.
 
-    G ← G + α(Ĝ − G), α = 1 − exp(−Δpts/τ); α = 1 where consecutive histograms are further apart than
-    `CUT_DISTANCE`, so that the first frame of a shot is right already.
+    G ← Ĝ + e^(−Δpts/τ)·clamp(G − Ĝ, ±`MAX_LAG`). What jitters by less than `MAX_LAG` is averaged with the time constant
+    τ; what moves farther, as somebody walks by or the light changes, is followed at once but for that, and leaves no
+    trail. Time may be cut in any way, as clamping twice changes nothing. G = Ĝ where consecutive histograms are
+    further apart than `CUT_DISTANCE`, so that the first frame of a shot is right already.
 
     Args:
         estimate: Ĝ [..., K, D, GH, GW] of this frame; grid: G of the frame before.
@@ -143,10 +146,9 @@ def smooth(
         elapsed: Δpts in seconds, ≥ 0.
         tau: time constant in seconds; 0 follows every estimate at once.
     """
-    alpha = 1 - math.exp(-elapsed / tau) if tau > 0 else 1.0
-    cut = is_cut(histogram, last_histogram)
-    weight = torch.where(cut, 1.0, alpha)[..., None, None, None, None]
-    return torch.where(weight == 1, estimate, grid + weight * (estimate - grid))
+    kept = math.exp(-elapsed / tau) if tau > 0 else 0.0
+    cut = is_cut(histogram, last_histogram)[..., None, None, None, None]
+    return torch.where(cut, estimate, estimate + kept * (grid - estimate).clamp(-MAX_LAG, MAX_LAG))
 
 
 def is_cut(histogram: Tensor, last_histogram: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class EnhanceSettings:
 
     device: Device = "auto"
     strength: float = 1.0
-    smoothing: float = 0.2
+    smoothing: float = 0.5
     estimate_every: int | None = None
     weights: Path | None = None
     threads: int | None = None
