@@ -23,7 +23,7 @@ _HISTOGRAM_TONES, _HISTOGRAM_REGIONS = 8, 4
 _HISTOGRAM_LUMA = (0.2126, 0.7152, 0.0722)
 HISTOGRAM_BINS = _HISTOGRAM_TONES * _HISTOGRAM_REGIONS**2
 CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
-MAX_LAG = 0.05  # of t; docs/decisions.md, "Smoothing over time"
+MAX_LAG = 0.1  # of t; docs/decisions.md, "Smoothing over time"
 MIN_SIZE = 16
 
 

@@ -125,9 +125,9 @@ def test_smoothing_does_not_depend_on_how_time_is_cut(times: list[float]) -> Non
 def test_jitter_is_averaged_and_what_moves_is_followed() -> None:
     """Of three cells the first jitters, the second moves up and the third far down."""
     histogram, start = scene(0.3), torch.zeros(1, 1, 1, 3)
-    estimate = torch.tensor([0.04, 0.06, -3.0]).reshape(1, 1, 1, 3)
+    estimate = reference.MAX_LAG * torch.tensor([0.8, 1.2, -30.0]).reshape(1, 1, 1, 3)
     grid = reference.smooth(estimate, histogram, start, histogram, 0.5 * math.log(2), 0.5)
-    torch.testing.assert_close(grid.flatten(), torch.tensor([0.02, 0.035, -2.975]))
+    torch.testing.assert_close(grid.flatten(), reference.MAX_LAG * torch.tensor([0.4, 0.7, -29.5]))
 
 
 def test_no_time_no_change_and_much_time_all_change() -> None:
