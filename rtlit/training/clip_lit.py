@@ -237,7 +237,10 @@ class _Trainer:
     def _save(self) -> None:
         networks, iteration = self.procedure.networks, str(self.procedure.position.iteration)
         about = {key: str(value) for key, value in (runs.versions() | self.data).items()}
-        about |= {"iteration": iteration, "training": json.dumps(asdict(self.settings))}
+        training = asdict(self.settings)
+        for name in ("backlit", "well_lit", "init"):  # where they lie is nobody's business who gets the weights
+            training[name] = training[name] and Path(training[name]).name
+        about |= {"iteration": iteration, "training": json.dumps(training)}
         networks.enhancer.export(self.run / WEIGHTS, **about)
         save_guidance(networks.guidance, self.run / runs.PROMPTS, **about)
         state = {"procedure": self.procedure.state(), "data": self.data, "sums": self.sums, "count": self.count}

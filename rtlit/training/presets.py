@@ -167,16 +167,16 @@ PRESETS: dict[str, ClipLitSettings] = {
     ),
     # For a CPU and the compact CLIP. Prompts go as far in 300 iterations as in the paper's 8,000 and no further.
     "small": ClipLitSettings(
-        iterations=1100,
-        prompts=PromptStages(300, 50, 10, learning_rate=1.5e-4, size=128, variants=8),
-        enhancer=EnhancerStages(150, 150, 10, learning_rate=2e-4, size=128),
+        iterations=1300,
+        prompts=PromptStages(300, 50, 10, extensions=3, learning_rate=1.5e-4, size=128, variants=8),
+        enhancer=EnhancerStages(150, 150, 10, extensions=5, learning_rate=2e-4, size=128),
     ),
 }
 
 # What differs from the paper's enhancer and guidance, over any preset. The curve network starts as the exact
 # identity: there is nothing to initialise, and Adam with weight decay would shrink its weights meanwhile.
 ENHANCERS: dict[str, dict[str, Any]] = {
-    "curves": {"initial_iterations": 0, "learning_rate": 5e-4, "weight_decay": 0.0, "roughness_weight": 300.0},
+    "curves": {"initial_iterations": 0, "learning_rate": 5e-4, "weight_decay": 0.0, "roughness_weight": 1000.0},
     "clip-lit-unet": {},
 }
 GUIDANCES: dict[str, dict[str, dict[str, Any]]] = {
