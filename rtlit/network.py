@@ -126,8 +126,10 @@ def load_network(path: Path) -> CurveNetwork:
     return network.eval().requires_grad_(False)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a file.
+def read_safetensors(
+    path: Path, missing: str = "no such weights file; check --weights"
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file; `missing` is what to say if there is none.
 
     Raises:
         WeightsError: no such file, or not safetensors.
@@ -136,6 +138,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise WeightsError(f"{path}: no such weights file; check --weights") from None
+        raise WeightsError(f"{path}: {missing}") from None
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None

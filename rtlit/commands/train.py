@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from rtlit.commands import LazyGroup
+from rtlit.commands.options import together
 from rtlit.errors import RtlitError
 
 _COMMANDS = {
@@ -14,6 +17,21 @@ _COMMANDS = {
     "lighting": "Train the compact CLIP that knows light, rtlit-lighting.",
     "lighting-report": "Say how well the compact CLIP tells light.",
 }
+
+
+photos_options = together(
+    click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS..."),
+    click.option("-o", "--run", type=click.Path(path_type=Path), required=True, help="Folder of the run; made."),
+)
+
+run_options = together(
+    click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]"),
+    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+    click.option(
+        "--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints."
+    ),
+    click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, with its settings."),
+)
 
 
 class _Train(LazyGroup):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rtlit.commands.options import report_options
-from rtlit.commands.train import require_extra
+from rtlit.commands.train import photos_options, require_extra, run_options
 from rtlit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS...")
-@click.option("-o", "--run", type=click.Path(path_type=Path), required=True, help="Folder of the run; made.")
+@photos_options
 @click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
@@ -31,10 +30,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Weights to start from, instead of random ones; the mean of several.",
 )
-@click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
-@click.option("--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, with its settings.")
+@run_options
 @report_options
 def supervised(
     photos: tuple[Path, ...],

@@ -17,11 +17,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtlit.errors import InputError, OutputError, RtlitError, UsageError, WeightsError
+from rtlit.network import read_safetensors
 from rtlit.training.clip import Clip, load_clip
 from rtlit.training.prompts import BACKLIT, Prompts, make_prompts
 
@@ -259,14 +260,8 @@ def load_guidance(
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; each run of `rtlit train clip` writes prompts.safetensors") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    missing = "no such file; each run of `rtlit train clip` writes prompts.safetensors"
+    metadata, state = read_safetensors(path, missing)
     if metadata.get("format") != _FORMAT:
         raise WeightsError(f"{path}: not learned prompts (format {metadata.get('format')!r}, expected {_FORMAT!r})")
     if not {"kind", "clip", "clip_weights"} <= metadata.keys() or _PROBE not in state:

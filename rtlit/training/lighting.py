@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtlit import __version__
 from rtlit.errors import InputError, UsageError, WeightsError
+from rtlit.network import read_safetensors
 from rtlit.training.captions import caption, learn_merges, measured, words
 from rtlit.training.clip_weights import import_open_clip
 from rtlit.training.lights import LIGHTS, four_lights
@@ -143,14 +143,7 @@ def load_lighting(path: Path | None = None) -> Lighting:
         WeightsError: no such file, not safetensors, or for another network. RtlitError: open_clip isn't installed.
     """
     path = path or LIGHTING
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: no such weights file; check the path") from None
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from None
+    about, state = read_safetensors(path, "no such weights file; check the path")
     if about.get("format") != _FORMAT:
         raise WeightsError(f"{path}: not a lighting CLIP (format {about.get('format')!r}, expected {_FORMAT!r})")
     try:
