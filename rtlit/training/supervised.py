@@ -195,7 +195,9 @@ class _Trainer:
     def step(self) -> float:
         settings = self.settings
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + self.iteration)
-        photos = random_crops(self.photos, self.size(), settings.batch, generator)
+        photos = random_crops(
+            self.photos, crop_size(self.iteration, settings.network.thumbnail), settings.batch, generator
+        )
         dark, photos = simulate(photos, settings.simulation, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.iteration / settings.iterations)
@@ -210,13 +212,6 @@ class _Trainer:
         for mean, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.data.lerp_(value.data, 1 - decay)
         return loss.item()
-
-    def size(self) -> tuple[int, int]:
-        """(h, w) of this iteration's pictures: square, 4:3, 16:9, portrait and landscape in turn."""
-        side = self.settings.network.thumbnail
-        other = (1.0, 3 / 4, 9 / 16, 3 / 4)[self.iteration % 4]
-        height, width = side, max(16, round(side * other / 8) * 8)
-        return (width, height) if self.iteration // 4 % 3 else (height, width)
 
     def save(self, step: TrainingStep) -> None:
         state = {
@@ -244,6 +239,13 @@ class _Trainer:
         if state["data"] != self.data:
             raise InputError(f"{self.run}: was trained on other photographs; resume with the same folders")
         self.iteration = state["iteration"]
+
+
+def crop_size(iteration: int, longer_side: int) -> tuple[int, int]:
+    """(h, w) of an iteration's pictures: square, 4:3, 16:9, portrait and landscape in turn."""
+    other = (1.0, 3 / 4, 9 / 16, 3 / 4)[iteration % 4]
+    height, width = longer_side, max(16, round(longer_side * other / 8) * 8)
+    return (width, height) if iteration // 4 % 3 else (height, width)
 
 
 def one_cycle(progress: float) -> float:
