@@ -1,0 +1,1 @@
+"""The stages of rtlit as Triton kernels; each launcher has the name and signature of its reference."""

@@ -1,0 +1,88 @@
+"""Launch configurations, and the variants of each kernel that ship.
+
+Nothing tunes itself at run time: a configuration is picked by size and device, so a CUDA graph can be captured and
+no process starts with a search. `bench/tune.py` prints better numbers on a GPU; they are copied here by hand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+
+# Whether @triton.jit hands kernels to Triton's interpreter (decided as it is imported). It costs about 0.1 s a program
+# whatever the block's size, so there blocks are as big as they may be.
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is launched; kernels with blocks to choose extend it.
+
+    Attributes:
+        num_warps: warps a program; 32 threads each (64 on CDNA).
+        num_stages: depth of the software pipeline of loops.
+    """
+
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of a launch and options of a compilation."""
+        # Said, not left to the default, which changes in Triton 3.10.
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability of a CUDA device; (0, 0) of the CPU, where the interpreter runs."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Streaming multiprocessors of a CUDA device; 1 of the CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel as it ships: what has to be compiled, with what it may cost.
+
+    Attributes:
+        name: short and unique in its module, such as "apply nv12".
+        fn: the @triton.jit function.
+        signature: type of each argument that is no constexpr and no 1: "*u8", "*fp16", "i32", "fp32".
+        constexprs: value of each constexpr; also of arguments that are 1 at every launch, which Triton folds.
+        launch: warps and stages.
+        registers: most registers a thread may take on NVIDIA targets (tests hold it to that).
+        divisible: names of arguments that are multiples of 16 at every launch: aligned pointers, strides.
+    """
+
+    name: str
+    fn: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any] = field(default_factory=dict)
+    launch: Launch = Launch()
+    registers: int = 128
+    divisible: tuple[str, ...] = ()
+
+    def compile(self, target: Any) -> Any:
+        """The compiled kernel for a `triton.backends.compiler.GPUTarget`; needs no GPU."""
+        import triton
+        from triton.compiler import ASTSource
+
+        arguments = self.fn.arg_names
+        constexprs = dict(self.constexprs)
+        unknown = {*self.signature, *constexprs, *self.divisible} - {*arguments}
+        missing = {*arguments} - {*self.signature} - {*constexprs}
+        if unknown or missing:
+            raise ValueError(f"variant {self.name!r}: no arguments {sorted(unknown)}, nothing for {sorted(missing)}")
+        signature = {name: self.signature.get(name, "constexpr") for name in arguments}
+        attributes = {(arguments.index(name),): [["tt.divisibility", 16]] for name in self.divisible}
+        source = ASTSource(self.fn, signature, constexprs, attributes)
+        return triton.compile(source, target=target, options=self.launch.options())
