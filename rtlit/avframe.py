@@ -31,7 +31,10 @@ def pixel_format_of(frame: av.VideoFrame) -> PixelFormat:
     Raises:
         UsageError: not planar; see `to_planar`.
     """
-    return PixelFormat(_ALPHA.sub(r"\1", frame.format.name))
+    pixel_format = PixelFormat(_ALPHA.sub(r"\1", frame.format.name))
+    if pixel_format.interleaved:
+        raise UsageError(f"pixel format {frame.format.name!r} is not planar; see to_planar")
+    return pixel_format
 
 
 def color_of(frame: av.VideoFrame) -> Color:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rtlit.frame import PixelFormat
+from rtlit.reference import codes_of
 
 BITS = 16  # of the filtered planes
 KEPT = 5 / 6  # of the last frame, where nothing moves
@@ -64,7 +65,7 @@ def filter_planes(
     Returns:
         Whole numbers in float32, 0 … 65535: codes · 2^(16 − depth).
     """
-    fixed = [plane.float() * (1 << (BITS - pixel_format.depth)) for plane in planes]
+    fixed = [plane.float() * (1 << (BITS - pixel_format.depth)) for plane in codes_of(planes, pixel_format)]
     if last is None:
         return fixed
     sigmas = noise_sigmas(amount, pixel_format)

@@ -2,6 +2,7 @@
 
 A frame is a tuple of planes. YUV frames have three (Y, U, V), grey ones have one, and RGB
 pictures are three full-size planes in the order G, B, R (FFmpeg's `gbrp`) with the identity matrix.
+Interleaved chroma (`nv12`, `p010le`) is two planes too: views of every other sample.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ LUMA_WEIGHTS: dict[str, tuple[float, float]] = {
     "bt2020": (0.2627, 0.0593),
 }
 
+_INTERLEAVED = re.compile(r"nv(?P<low>12|16|24)|p(?P<high>[024])(?P<depth>10|12|16)le")
+_INTERLEAVED_SAMPLING = {"12": "420", "16": "422", "24": "444", "0": "420", "2": "422", "4": "444"}
 _PLANAR = re.compile(r"(?P<kind>yuvj?(?P<sampling>4[0-4][0-4])p|gray|gbrp)(?P<depth>9|1[0246])?(le)?")
 # log2 of the luma samples that share a chroma sample, across and down.
 _SUBSAMPLING = {"444": (0, 0), "422": (1, 0), "420": (1, 1), "440": (0, 1), "411": (2, 0), "410": (2, 2)}
@@ -29,16 +32,18 @@ _SUBSAMPLING = {"444": (0, 0), "422": (1, 0), "420": (1, 1), "440": (0, 1), "411
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """A planar pixel format, named as FFmpeg names it (`yuv420p10le`, `gbrp`, `gray`).
+    """A planar pixel format, named as FFmpeg names it (`yuv420p10le`, `gbrp`, `gray`), or one with interleaved chroma.
 
     Attributes:
         name: FFmpeg's name, little endian.
         depth: bits a sample, 8 to 16. Planes are uint8 at 8 bits and uint16 above.
         shift_x, shift_y: log2 of the chroma subsampling across and down (4:2:0 is 1, 1).
-        channels: number of planes, 1 (grey) or 3.
+        channels: number of planes, 1 (grey) or 3, interleaved or not.
+        interleaved: U and V alternate in memory (`nv12`, `p010le`): as planes, they are views of every other sample.
+        low_bits: bits below a code in its word; 6 for `p010le`, which has its 10 bits at the top of 16, 0 for most.
 
     Raises:
-        UsageError: the name isn't a planar YUV, grey or RGB format.
+        UsageError: the name is of neither a planar YUV, grey or RGB format nor of one with interleaved chroma.
     """
 
     name: str
@@ -46,17 +51,25 @@ class PixelFormat:
     shift_x: int = field(init=False)
     shift_y: int = field(init=False)
     channels: int = field(init=False)
+    interleaved: bool = field(init=False)
+    low_bits: int = field(init=False)
 
     def __post_init__(self) -> None:
-        match = _PLANAR.fullmatch(self.name)
-        sampling = match["sampling"] if match else None
+        interleaved = _INTERLEAVED.fullmatch(self.name)
+        match = interleaved or _PLANAR.fullmatch(self.name)
+        if interleaved:
+            sampling: str | None = _INTERLEAVED_SAMPLING[interleaved["low"] or interleaved["high"]]
+        else:
+            sampling = match["sampling"] if match else None
         if match is None or (sampling is not None and sampling not in _SUBSAMPLING):
             raise UsageError(f"pixel format {self.name!r} is not planar YUV, grey or RGB; convert it to yuv420p first")
         shift_x, shift_y = _SUBSAMPLING[sampling] if sampling else (0, 0)
         object.__setattr__(self, "depth", int(match["depth"] or 8))
         object.__setattr__(self, "shift_x", shift_x)
         object.__setattr__(self, "shift_y", shift_y)
-        object.__setattr__(self, "channels", 1 if match["kind"] == "gray" else 3)
+        object.__setattr__(self, "channels", 1 if self.name.startswith("gray") else 3)
+        object.__setattr__(self, "interleaved", interleaved is not None)
+        object.__setattr__(self, "low_bits", -self.depth % 8 if interleaved else 0)
 
     @property
     def is_rgb(self) -> bool:

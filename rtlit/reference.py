@@ -4,7 +4,8 @@
       └───────────────────────────────────────────────────────────────── apply_curves ───┴→ planes
 
 Planes are tensors [..., H, W] of code values (any integer or float dtype); all arithmetic is float32
-(float64 planes stay float64), and codes are rounded once, at the end.
+(float64 planes stay float64), and codes are rounded once, at the end. Formats such as `p010le` have words with
+their codes at the top (`PixelFormat.low_bits`): they are shifted as they are read and back as they are written.
 """
 
 from __future__ import annotations
@@ -52,7 +53,18 @@ def planes_to_rgb(planes: Sequence[Tensor], pixel_format: PixelFormat, color: Co
     Returns:
         [..., 3, H, W], 0 … 1 for colours inside the cube.
     """
-    components = _components(planes, pixel_format, color)
+    return _codes_to_rgb(codes_of(planes, pixel_format), pixel_format, color)
+
+
+def codes_of(planes: Sequence[Tensor], pixel_format: PixelFormat) -> list[Tensor]:
+    """Codes in float32 (float64 of such planes) of planes as they lie in memory: word >> `low_bits`."""
+    codes = [_floating(plane) for plane in planes]
+    unit = 2.0**-pixel_format.low_bits
+    return [(code * unit).floor() for code in codes] if pixel_format.low_bits else codes
+
+
+def _codes_to_rgb(codes: Sequence[Tensor], pixel_format: PixelFormat, color: Color) -> Tensor:
+    components = _components(codes, pixel_format, color)
     luma = components[0]
     if pixel_format.channels == 1:
         return luma.unsqueeze(-3).expand(*luma.shape[:-2], 3, *luma.shape[-2:])
@@ -80,7 +92,7 @@ def analyze(
     height, width = planes[0].shape[-2:]
     if min(height, width) < MIN_SIZE:
         raise UsageError(f"a frame of {width}×{height} is too small; each side must be at least {MIN_SIZE} pixels")
-    components = _components(planes, pixel_format, color)
+    components = _components(codes_of(planes, pixel_format), pixel_format, color)
     small = []
     for index, plane in enumerate(components):
         # A chroma plane of an odd-sized frame reaches past the picture: weigh what lies inside alone.
@@ -234,7 +246,8 @@ def apply_curves(
     Args:
         planes: code values, as in `planes_to_rgb`, with at most one batch dimension.
         gain: [B, K, D, GH, GW], or without B for planes without a batch dimension.
-        rounded: round and clamp to the format's codes and give the planes' own dtype; otherwise float codes.
+        rounded: round and clamp to the format's codes and give the planes' own dtype; otherwise float codes, without
+            `low_bits`.
         filtered: float codes q of the same frame without its noise (`rtlit.denoise`). These are what is lifted, and
             take the frame's place as far as it is lifted: p' = p + w·(q − p) + M·(rgb' − rgb), where w, 0 … 1, is how
             far the mean gain of the three channels lies above 1.
@@ -247,22 +260,24 @@ def apply_curves(
         batch = [plane[None] for plane in planes]
         lifted = apply_curves(batch, gain[None], pixel_format, color, rounded=rounded, filtered=clean)
         return [plane[0] for plane in lifted]
-    sources = planes if filtered is None else filtered
-    rgb = planes_to_rgb(sources, pixel_format, color).clamp(0, 1)
+    codes = codes_of(planes, pixel_format)
+    sources = codes if filtered is None else filtered
+    rgb = _codes_to_rgb(sources, pixel_format, color).clamp(0, 1)
     sliced = slice_grid(gain, rgb.amax(-3))
     difference = _mix(color.from_rgb(), lift(rgb, sliced) - rgb)
     weight = (sliced.mean(-3) - 1).clamp(0, 1)
     result = []
-    for index, (plane, source) in enumerate(zip(planes, sources, strict=True)):
+    for index, (plane, code, source) in enumerate(zip(planes, codes, sources, strict=True)):
         delta, share = difference[..., index, :, :], weight
         if index and (pixel_format.shift_x or pixel_format.shift_y):
             delta, share = _block_mean(delta, pixel_format), _block_mean(weight, pixel_format)
         scale = color.scales(pixel_format.depth)[min(index, 1)][1]
-        value = _floating(plane) + delta * scale
+        value = code + delta * scale
         if filtered is not None:
-            value = value + share * (source - plane)
+            value = value + share * (source - code)
         if rounded:
-            value = (value + 0.5).floor().clamp(0, pixel_format.max_code).to(plane.dtype)
+            value = (value + 0.5).floor().clamp(0, pixel_format.max_code)
+            value = (value * (1 << pixel_format.low_bits)).to(plane.dtype)
         result.append(value)
     return result
 
@@ -271,11 +286,11 @@ def _floating(plane: Tensor) -> Tensor:
     return plane if plane.dtype == torch.float64 else plane.float()
 
 
-def _components(planes: Sequence[Tensor], pixel_format: PixelFormat, color: Color) -> list[Tensor]:
-    if len(planes) != pixel_format.channels:
-        raise UsageError(f"{pixel_format.name} has {pixel_format.channels} planes, not {len(planes)}")
+def _components(codes: Sequence[Tensor], pixel_format: PixelFormat, color: Color) -> list[Tensor]:
+    if len(codes) != pixel_format.channels:
+        raise UsageError(f"{pixel_format.name} has {pixel_format.channels} planes, not {len(codes)}")
     scales = color.scales(pixel_format.depth)
-    return [(_floating(plane) - scales[min(i, 1)][0]) / scales[min(i, 1)][1] for i, plane in enumerate(planes)]
+    return [(_floating(plane) - scales[min(i, 1)][0]) / scales[min(i, 1)][1] for i, plane in enumerate(codes)]
 
 
 def _mix(matrix: list[list[float]], channels: Tensor) -> Tensor:

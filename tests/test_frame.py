@@ -8,7 +8,7 @@ import pytest
 
 from rtlit.errors import UsageError
 from rtlit.frame import LUMA_WEIGHTS, Color, PixelFormat
-from tests.frames import COLORS, FORMATS
+from tests.frames import COLORS, FORMATS, INTERLEAVED
 
 
 def accepted(name: str) -> PixelFormat | None:
@@ -21,22 +21,31 @@ def accepted(name: str) -> PixelFormat | None:
 @pytest.mark.parametrize("name", sorted(av.video.format.names))
 def test_every_format_of_ffmpeg_is_described_alike_or_refused(name: str) -> None:
     ours = accepted(name)
-    assert ours is not None or name not in FORMATS
+    assert ours is not None or name not in FORMATS + INTERLEAVED
     if ours is None:
         return
     theirs = av.VideoFormat(name, 37, 53)
     assert ours.depth == theirs.components[0].bits and ours.channels == len(theirs.components)
     assert ours.is_rgb == theirs.is_rgb and theirs.is_planar == (ours.channels > 1) and not theirs.is_big_endian
+    shared = [component.plane for component in theirs.components].count(1)
+    assert ours.interleaved == (shared == 2) == (name in INTERLEAVED)
     for component in theirs.components:
         assert (component.height, component.width) == ours.plane_size(component.plane, 53, 37)
 
 
 @pytest.mark.parametrize(
-    "name", ["rgb24", "nv12", "yuva420p", "yuv420p10be", "p010le", "pal8", "grayf32le", "yuyv422", ""]
+    "name",
+    ["rgb24", "nv21", "nv20le", "yuva420p", "yuv420p10be", "p010be", "p014le", "pal8", "grayf32le", "yuyv422", ""],
 )
 def test_other_formats_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(UsageError, match=f"^pixel format '{name}' is not planar .*; convert it to yuv420p first$"):
         PixelFormat(name)
+
+
+@pytest.mark.parametrize(("name", "low_bits"), [("nv12", 0), ("p010le", 6), ("p212le", 4), ("p416le", 0)])
+def test_codes_lie_at_the_top_of_their_words(name: str, low_bits: int) -> None:
+    assert PixelFormat(name).low_bits == low_bits
+    assert PixelFormat("yuv420p10le").low_bits == 0
 
 
 def test_matrices_are_those_of_the_standards() -> None:

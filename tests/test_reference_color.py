@@ -11,9 +11,10 @@ import torch
 from av.filter import Graph
 from numpy.typing import NDArray
 
-from rtlit import reference
+from rtlit import denoise, reference
+from rtlit.avframe import planar_name
 from rtlit.frame import Color, PixelFormat
-from tests.frames import COLORS, FORMATS, SIZES, random_planes
+from tests.frames import COLORS, FORMATS, INTERLEAVED, SIZES, random_grid, random_planes
 
 BLOCK = 8  # pixels a side of one colour: whole chroma samples at every subsampling, so siting can't matter
 # swscale takes yuvj as full range whatever it is told: yuvj420p is left to the other tests.
@@ -112,6 +113,32 @@ def test_rgb_planes_are_only_reordered(name: str) -> None:
     g, b, r = planes = random_planes(pixel_format, (17, 19))
     rgb = reference.planes_to_rgb(planes, pixel_format, Color("rgb", True))
     assert torch.equal(rgb, torch.stack([r, g, b]).float() / pixel_format.max_code)
+
+
+@pytest.mark.parametrize("name", INTERLEAVED)
+def test_interleaved_formats_are_their_planar_ones(name: str) -> None:
+    """Codes at the top of their words and chroma side by side change nothing, in any stage."""
+    ours, planar = PixelFormat(name), PixelFormat(planar_name(av.VideoFormat(name, 53, 37)))
+    planes = random_planes(ours, (37, 53), seed=1)
+    words = [plane.numpy() for plane in planes]
+    codes = [torch.from_numpy(plane >> ours.low_bits) for plane in words]
+    assert torch.equal(reference.planes_to_rgb(planes, ours, Color()), reference.planes_to_rgb(codes, planar, Color()))
+    for got, want in zip(
+        reference.analyze(planes, ours, Color(), (16, 24)),
+        reference.analyze(codes, planar, Color(), (16, 24)),
+        strict=True,
+    ):
+        assert torch.equal(got, want)
+    last = [plane.float() * 200 for plane in codes]
+    clean = denoise.filter_planes(planes, last, ours, 0.5)
+    assert all(map(torch.equal, clean, denoise.filter_planes(codes, last, planar, 0.5)))
+    filtered, gain = [plane * 2.0 ** (ours.depth - 16) for plane in clean], reference.exponentiate(random_grid(1)[0], 1)
+    for extra in (None, filtered):
+        lifted = reference.apply_curves(planes, gain, ours, Color(), filtered=extra)
+        wanted = reference.apply_curves(codes, gain, planar, Color(), filtered=extra)
+        assert all(got.dtype == plane.dtype for got, plane in zip(lifted, planes, strict=True))
+        for got, want in zip(lifted, wanted, strict=True):
+            assert np.array_equal(got.numpy(), want.numpy() << ours.low_bits)
 
 
 @colors

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rtlit.backends.choose import Filtered, Plane, check_size
 from rtlit.backends.cpu_kernels import LANES, area_mean, filter_rows, lift_blocks
 from rtlit.denoise import BITS, KEPT, limits, noise_sigmas
+from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
 from rtlit.reference import tone_histogram
 
@@ -39,6 +40,8 @@ class CpuBackend:
         """See `rtlit.reference.analyze`."""
         height, width = planes[0].shape
         check_size(height, width)
+        if pixel_format.low_bits:
+            raise UsageError(f"{pixel_format.name}: the CPU takes codes in the low bits; convert it to planar first")
         means = np.empty((len(planes), *size), np.float32)
         jobs = []
         for index, plane in enumerate(planes):
