@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -86,3 +86,57 @@ class Variant:
         attributes = {(arguments.index(name),): [["tt.divisibility", 16]] for name in self.divisible}
         source = ASTSource(self.fn, signature, constexprs, attributes)
         return triton.compile(source, target=target, options=self.launch.options())
+
+
+@dataclass(frozen=True)
+class ConvLaunch(Launch):
+    """Convolutions of the estimate network.
+
+    Attributes:
+        cells: cells of the output a program computes.
+        features: features of the output a program computes; divides the width.
+        inputs: features of one tap a step of the loop takes; divides the width.
+    """
+
+    cells: int = 16
+    features: int = 16
+    inputs: int = 64
+
+
+@dataclass(frozen=True)
+class TailLaunch(Launch):
+    """End of the estimate network.
+
+    Attributes:
+        cells: cells a program computes.
+        statistics: cells a step of mean and spread takes.
+    """
+
+    cells: int = 16
+    statistics: int = 256
+
+
+# At 88×160 and width 64: 55 programs, then 56 for each convolution, then 14. Four warps fetch, though two tiles of
+# tensor cores are all a convolution's program computes: it is fetching that takes long, so all of it starts at once.
+STEM = ConvLaunch(num_stages=1, features=64)
+CONV = ConvLaunch(num_stages=5)
+TAIL = TailLaunch(num_warps=8)
+
+
+def stem_launch(width: int) -> ConvLaunch:
+    """For the first two convolutions of a network of `width` features."""
+    features = STEM.features if width % STEM.features == 0 else 32
+    return replace(STEM, cells=256, features=features) if INTERPRETED else replace(STEM, features=features)
+
+
+def conv_launch(width: int) -> ConvLaunch:
+    """For a convolution with `width` features in and out."""
+    inputs = CONV.inputs if width % CONV.inputs == 0 else 32
+    if INTERPRETED:
+        return replace(CONV, cells=512, features=32, inputs=inputs)
+    return replace(CONV, inputs=inputs)
+
+
+def tail_launch() -> TailLaunch:
+    """For the network's end."""
+    return replace(TAIL, cells=512) if INTERPRETED else TAIL
