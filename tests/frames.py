@@ -38,8 +38,8 @@ def random_planes(pixel_format: PixelFormat, size: tuple[int, int], batch: int =
     shapes = [lead + pixel_format.plane_size(index, *size) for index in range(pixel_format.channels)]
     planes = [rng.integers(0, pixel_format.max_code, shape, dtype, endpoint=True) for shape in shapes]
     if pixel_format.interleaved:
-        chroma = np.stack(planes[1:], -1) << pixel_format.low_bits
-        planes = [planes[0] << pixel_format.low_bits, chroma[..., 0], chroma[..., 1]]
+        chroma = torch.from_numpy(np.stack(planes[1:], -1) << pixel_format.low_bits)
+        return [torch.from_numpy(planes[0] << pixel_format.low_bits), chroma[..., 0], chroma[..., 1]]
     return [torch.from_numpy(plane) for plane in planes]
 
 

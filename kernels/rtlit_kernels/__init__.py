@@ -1,3 +1,5 @@
 """The stages of rtlit as Triton kernels; each launcher has the name and signature of its reference."""
 
-__all__: list[str] = []
+from rtlit_kernels.analyze import analyze
+
+__all__ = ["analyze"]

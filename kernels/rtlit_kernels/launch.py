@@ -140,3 +140,58 @@ def conv_launch(width: int) -> ConvLaunch:
 def tail_launch() -> TailLaunch:
     """For the network's end."""
     return replace(TAIL, cells=512) if INTERPRETED else TAIL
+
+
+@dataclass(frozen=True)
+class AnalyzeLaunch(Launch):
+    """Blocks of `analyze`.
+
+    Attributes:
+        tile: cells of a row of the thumbnail to a program.
+        rows: rows of pixels at a time.
+        columns, chroma_columns: codes of a row of each plane that a tile covers, and up to 15 before it.
+        cells: powers of two that hold the tile; span, chroma_span: and the samples a cell touches.
+    """
+
+    tile: int = 16
+    rows: int = 16
+    columns: int = 256
+    chroma_columns: int = 256
+    cells: int = 16
+    span: int = 16
+    chroma_span: int = 8
+
+    def blocks(self) -> dict[str, int]:
+        """The kernel's tunables."""
+        names = ("rows", "columns", "chroma_columns", "cells", "span", "chroma_span")
+        return {name.upper(): getattr(self, name) for name in names}
+
+
+def analyze_launch(
+    frame: tuple[int, int], size: tuple[int, int], shift_x: int, interleaved: bool, align: int, device: torch.device
+) -> AnalyzeLaunch:
+    """Blocks for a frame of (H, W) and a thumbnail of (h, w).
+
+    Args:
+        align: codes in 16 bytes; a program's rows begin at a multiple of it.
+    """
+    (height, width), (h, w) = frame, size
+    strides = (1, 2 if interleaved else 1)
+    units = (w, w << shift_x)
+    target = 4096 if INTERPRETED else 256
+
+    def columns(tile: int) -> tuple[int, int]:
+        """Codes from a tile's first one, aligned down, to its last one, of luma and chroma."""
+        luma, chroma = ((tile * width // unit + 1 + align) * stride for unit, stride in zip(units, strides, strict=True))
+        return luma, chroma
+
+    tile = next((tile for tile in range(w, 1, -1) if max(columns(tile)) <= target), 1)
+    # Samples that a cell touches: one more at each end where it isn't a whole number of them.
+    span, chroma_span = (_power_of_two(width // unit + (2 if width % unit else 0)) for unit in units)
+    luma, chroma = map(_power_of_two, columns(tile))
+    rows = min(_power_of_two(height // h + (2 if height % h else 0)), 64 if INTERPRETED else 16)
+    return AnalyzeLaunch(4, 1, tile, rows, luma, chroma, _power_of_two(tile), span, chroma_span)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << max(0, least - 1).bit_length()
