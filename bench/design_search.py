@@ -112,6 +112,14 @@ class Backlit:
         return 0.02 * self.guidance.enhance_loss(self.guidance.clip.encode_image(enhanced))
 
 
+class BacklitAlone(Backlit):
+    """The same, of the pictures that were put into bad light."""
+
+    def __call__(self, before: Tensor, enhanced: Tensor, truth: Tensor) -> Tensor:
+        bad = (before != truth).flatten(1).any(1)
+        return super().__call__(before, enhanced[bad], truth) * bad.float().mean() if bad.any() else enhanced.sum() * 0
+
+
 @dataclass(frozen=True)
 class Row:
     """What one training changes against the base."""
@@ -136,6 +144,11 @@ def _shares(unchanged: float, under: float, masked: float, composed: float, expa
     return _light(unchanged=unchanged, under_exposed=under, masked=masked, composed=composed, expanded=expanded)
 
 
+def _bracketed(unchanged: float, under: float, masked: float, composed: float, expanded: float, share: float) -> Row:
+    shares = {"unchanged": unchanged, "under_exposed": under, "masked": masked, "composed": composed}
+    return replace(_light(**shares, expanded=expanded, bracketed=share), loss={"relative": 0.02})
+
+
 ROWS: dict[str, Row] = {
     "base": Row(),
     "width-96": _network(width=96),
@@ -156,10 +169,18 @@ ROWS: dict[str, Row] = {
     "loss-l1": Row(loss={"squared": 0.0}),
     "loss-squared-8": Row(loss={"squared": 8.0}),
     "loss-relative": Row(loss={"relative": 0.02}),
+    "loss-relative-05": Row(loss={"relative": 0.05}),
     "loss-no-colour": Row(loss={"color": 0.0}),
     "loss-gradient": Row(extra=lambda: gradients),
     "loss-identity": Row(extra=lambda: identity),
     "loss-clip": Row(extra=Backlit),
+    "relative-clip": Row(loss={"relative": 0.02}, extra=Backlit),
+    "relative-clip-bad": Row(loss={"relative": 0.02}, extra=BacklitAlone),
+    "relative-192": Row(NetworkConfig(thumbnail=192), loss={"relative": 0.02}),
+    "relative-96-192": Row(NetworkConfig(thumbnail=192, width=96), loss={"relative": 0.02}),
+    "relative-unchanged-25": replace(_shares(0.25, 0.06, 0.42, 0.12, 0.15), loss={"relative": 0.02}),
+    "relative-bracketed-15": _bracketed(0.38, 0.05, 0.3, 0.08, 0.04, 0.15),
+    "relative-bracketed-30": _bracketed(0.36, 0.04, 0.22, 0.06, 0.02, 0.3),
     "light-uniform": _shares(0.38, 0.62, 0, 0, 0),
     "light-no-masks": _shares(0.38, 0.2, 0, 0.22, 0.2),
     "light-no-composed": _shares(0.38, 0.05, 0.42, 0, 0.15),

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,8 @@ def train_supervised(
         folders: folders of well-lit photographs.
         run: folder to make, or to go on with.
         settings: default when None; must be None or the same when resuming.
-        init: weights to start from instead of random ones, the mean of several; their dimensions must be those
-            of the settings.
+        init: weights to start from instead of random ones, the mean of several; their dimensions, but for the thumbnail's
+            size, must be those of the settings.
         resume: go on from the checkpoint; an error if there is none.
 
     Returns:
@@ -171,7 +171,8 @@ class _Trainer:
     def start_from(self, paths: Sequence[Path]) -> None:
         networks = [load_network(path) for path in paths]
         for path, network in zip(paths, networks, strict=True):
-            if network.config != self.settings.network:
+            # The thumbnail's size is no dimension of the weights.
+            if replace(network.config, thumbnail=self.settings.network.thumbnail) != self.settings.network:
                 raise UsageError(f"{path}: is for {network.config}, and the run for {self.settings.network}")
         states = [network.state_dict() for network in networks]
         mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
