@@ -144,11 +144,6 @@ def _shares(unchanged: float, under: float, masked: float, composed: float, expa
     return _light(unchanged=unchanged, under_exposed=under, masked=masked, composed=composed, expanded=expanded)
 
 
-def _bracketed(unchanged: float, under: float, masked: float, composed: float, expanded: float, share: float) -> Row:
-    shares = {"unchanged": unchanged, "under_exposed": under, "masked": masked, "composed": composed}
-    return replace(_light(**shares, expanded=expanded, bracketed=share), loss={"relative": 0.02})
-
-
 ROWS: dict[str, Row] = {
     "base": Row(),
     "width-96": _network(width=96),
@@ -179,8 +174,6 @@ ROWS: dict[str, Row] = {
     "relative-192": Row(NetworkConfig(thumbnail=192), loss={"relative": 0.02}),
     "relative-96-192": Row(NetworkConfig(thumbnail=192, width=96), loss={"relative": 0.02}),
     "relative-unchanged-25": replace(_shares(0.25, 0.06, 0.42, 0.12, 0.15), loss={"relative": 0.02}),
-    "relative-bracketed-15": _bracketed(0.38, 0.05, 0.3, 0.08, 0.04, 0.15),
-    "relative-bracketed-30": _bracketed(0.36, 0.04, 0.22, 0.06, 0.02, 0.3),
     "light-uniform": _shares(0.38, 0.62, 0, 0, 0),
     "light-no-masks": _shares(0.38, 0.2, 0, 0.22, 0.2),
     "light-no-composed": _shares(0.38, 0.05, 0.42, 0, 0.15),

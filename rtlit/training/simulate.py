@@ -2,18 +2,16 @@
 
     photograph ─ decode gamma ─ × 2^EV(x, y) × cast ─ + veiling glare ─ + sensor noise ─ encode ─ 8 bits
 
-EV(x, y) is one of six kinds, drawn for each picture: nothing (the picture must stay as it is), the
+EV(x, y) is one of five kinds, drawn for each picture: nothing (the picture must stay as it is), the
 same everywhere, a mask that follows the picture's edges, another photograph as the bright view behind
 (in windows, above a horizon, around somebody), or a contrast expansion of the picture's base layer, which
-is what one dark frame of an exposure bracket looks like beside the fused bracket. The sixth is such a frame too,
-but the truth is the fusion of a bracket that is simulated around it.
+is what one dark frame of an exposure bracket looks like beside the fused bracket.
 All tensors are [B, 3, H, W] or [B, 1, H, W], tones in 0 … 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +20,6 @@ from torch import Tensor
 from rtlit.errors import UsageError
 
 _LUMA = (0.2126, 0.7152, 0.0722)
-_LAPLACIAN = torch.tensor([[[[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]]])
 
 
 @dataclass(frozen=True)
@@ -30,12 +27,11 @@ class SimulationSettings:
     """Shares of the kinds of light, and the ranges that each is drawn from (uniformly, in EV unless said).
 
     Attributes:
-        unchanged, under_exposed, masked, composed, expanded, bracketed: shares of the pictures; they sum to 1.
+        unchanged, under_exposed, masked, composed, expanded: shares of the pictures; they sum to 1.
         dull: share of the unchanged ones whose contrast, exposure and saturation are turned down a little
             first: hazy or flat pictures aren't backlit, and stay as they are too.
         under_exposure: EV of the whole picture.
         foreground, background: EV inside and outside the mask.
-        contrast, step: `expansion` of what a bracket is taken of, and EV between its frames.
         expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −6.
         toe: largest exponent of the camera's S-curve, which makes what is dark darker; 1 is straight.
         cast: largest per-channel gain of what is darkened, either way.
@@ -48,13 +44,10 @@ class SimulationSettings:
     masked: float = 0.35
     composed: float = 0.1
     expanded: float = 0.12
-    bracketed: float = 0.0
     dull: float = 0.6
     under_exposure: tuple[float, float] = (-4.0, -1.5)
     foreground: tuple[float, float] = (-4.5, -1.5)
     background: tuple[float, float] = (-0.3, 0.1)
-    contrast: tuple[float, float] = (1.6, 5.0)
-    step: tuple[float, float] = (2.0, 3.0)
     expansion: tuple[float, float] = (1.3, 3.2)
     toe: float = 1.1
     cast: float = 0.25
@@ -62,16 +55,18 @@ class SimulationSettings:
     noise: tuple[float, float] = (-5.0, -3.2)
 
     def __post_init__(self) -> None:
-        shares = (self.unchanged, self.under_exposed, self.masked, self.composed, self.expanded, self.bracketed)
+        shares = (self.unchanged, self.under_exposed, self.masked, self.composed, self.expanded)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise UsageError(f"shares of light {shares} must be at least 0 and sum to 1")
-        for name in ("under_exposure", "foreground", "background", "contrast", "step", "expansion", "noise"):
+        for name in ("under_exposure", "foreground", "background", "expansion", "noise"):
             low, high = getattr(self, name)
             if low > high:
                 raise UsageError(f"{name} = {(low, high)} must be (low, high)")
 
 
-def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def simulate(
+    photos: Tensor, settings: SimulationSettings, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Put photographs into bad light.
 
     Args:
@@ -80,11 +75,11 @@ def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Gene
 
     Returns:
         (pictures, truths) of the same shape, quantised to 8 bits (multiples of 1/255). The truths are the
-        photographs, but for composed and bracketed ones, and for unchanged ones that were dulled.
+        photographs, but for composed ones, and for unchanged ones that were dulled.
     """
     count = len(photos)
     shares = (settings.unchanged, settings.under_exposed, settings.masked, settings.expanded, settings.composed)
-    chances = torch.tensor((*shares, settings.bracketed), dtype=torch.float32)
+    chances = torch.tensor(shares, dtype=torch.float32)
     kind = torch.multinomial(chances, count, replacement=True, generator=generator).to(photos.device)
     dulled = (kind == 0) & (torch.rand(count, generator=generator).to(photos) < settings.dull)
     truth, ev = photos.clone(), torch.zeros_like(photos[:, :1])
@@ -97,17 +92,9 @@ def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Gene
     composed = kind == 4
     if composed.any():
         truth[composed], ev[composed] = compose(photos[composed], photos.roll(1, 0)[composed], settings, generator)
-    bracketed = kind == 5
-    if bracketed.any():
-        # The frame that holds the highlights lets some of them clip.
-        brighter = _uniform((0.0, 1.0), int(bracketed.sum()), generator, photos)
-        scene = replace(settings, expansion=settings.contrast)
-        ev[bracketed] = expanded_exposure(photos[bracketed], scene, generator) + brighter
 
     gamma = _uniform((1.9, 2.5), count, generator, photos)
     light = expose(truth.clamp(min=1e-4).pow(gamma), ev, _cast(ev, settings, generator))
-    if bracketed.any():
-        truth[bracketed] = fused_bracket(light[bracketed], gamma[bracketed], settings, generator)
     light = veil(light, _uniform((0.0, settings.glare), count, generator, photos))
     light = add_noise(light, _uniform(settings.noise, count, generator, photos), generator)
     dark = s_curve(light.clamp(0, 1).pow(1 / gamma), _uniform((1.0, settings.toe), count, generator, photos))
@@ -242,47 +229,6 @@ def expanded_exposure(photos: Tensor, settings: SimulationSettings, generator: t
     contrast = _uniform(settings.expansion, count, generator, photos)
     overall = _uniform((-0.8, 0.0), count, generator, photos)
     return ((contrast - 1) * (base - highlight) + overall).clamp(-6, 0.3)
-
-
-def fused_bracket(light: Tensor, gamma: Tensor, settings: SimulationSettings, generator: torch.Generator) -> Tensor:
-    """What an exposure bracket makes of a scene: three frames, each `step` EV above the one before, fused; 8-bit codes.
-
-    Args:
-        light: linear R'G'B' [B, 3, H, W] of the darkest frame; gamma: [B, 1, 1, 1] of the camera.
-    """
-    step = _uniform(settings.step, len(light), generator, light)
-    frames = [(light * torch.exp2(step * index)).clamp(0, 1).pow(1 / gamma) for index in range(3)]
-    return (fuse_exposures(frames, float(torch.rand((), generator=generator))) * 255).round() / 255
-
-
-def fuse_exposures(frames: Sequence[Tensor], exposedness: float = 1.0) -> Tensor:
-    """Exposure fusion (Mertens, Kautz, Van Reeth, Pacific Graphics 2007): a blend of Laplacian pyramids.
-
-    Weights are contrast × saturation × well-exposedness^`exposedness`. Pyramids here are of box means and bilinear
-    enlargements.
-
-    Args:
-        frames: the same scene at several exposures, R'G'B' [B, 3, H, W] in 0 … 1 each.
-
-    Returns:
-        [B, 3, H, W] in 0 … 1.
-    """
-    stack = torch.stack(list(frames))
-    contrast = (F.conv2d(F.pad(luminance(stack.flatten(0, 1)), (1, 1, 1, 1), mode="replicate"), _LAPLACIAN)).abs()
-    saturation = stack.flatten(0, 1).std(1, keepdim=True, correction=0)
-    exposed = torch.exp(-exposedness * (stack.flatten(0, 1) - 0.5).square().sum(1, keepdim=True) / (2 * 0.2**2))
-    weight = (contrast * saturation * exposed + 1e-6).unflatten(0, stack.shape[:2])
-    weight = (weight / weight.sum(0)).flatten(0, 1)
-    picture, levels = stack.flatten(0, 1), []
-    while min(picture.shape[-2:]) > 3:
-        smaller, size = F.avg_pool2d(picture, 2, ceil_mode=True), picture.shape[-2:]
-        detail = picture - F.interpolate(smaller, size, mode="bilinear")
-        levels.append((detail * weight).unflatten(0, stack.shape[:2]).sum(0))
-        picture, weight = smaller, F.avg_pool2d(weight, 2, ceil_mode=True)
-    fused = (picture * weight).unflatten(0, stack.shape[:2]).sum(0)
-    for level in reversed(levels):
-        fused = F.interpolate(fused, level.shape[-2:], mode="bilinear") + level
-    return fused.clamp(0, 1)
 
 
 def veil(light: Tensor, share: Tensor) -> Tensor:
