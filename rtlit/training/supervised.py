@@ -105,8 +105,8 @@ def train_supervised(
         folders: folders of well-lit photographs.
         run: folder to make, or to go on with.
         settings: default when None; must be None or the same when resuming.
-        init: weights to start from instead of random ones, the mean of several; their dimensions, but for the thumbnail's
-            size, must be those of the settings.
+        init: weights to start from instead of random ones, the mean of several; their dimensions must be those
+            of the settings, but for the thumbnail's size.
         resume: go on from the checkpoint; an error if there is none.
 
     Returns:
