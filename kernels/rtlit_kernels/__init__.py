@@ -1,5 +1,6 @@
 """The stages of rtlit as Triton kernels; each launcher has the name and signature of its reference."""
 
 from rtlit_kernels.analyze import analyze
+from rtlit_kernels.smooth import exponentiate, follow, smooth
 
-__all__ = ["analyze"]
+__all__ = ["analyze", "exponentiate", "follow", "smooth"]

@@ -126,9 +126,9 @@ def _analyze_kernel(
     tl.debug_barrier()  # every thread's counts are in before the ticket releases them
     if tl.atomic_add(scratch + 128, 1) == tl.num_programs(0) * tl.num_programs(1) - 1:
         slots = tl.arange(0, 128)
-        counts = tl.atomic_xchg(scratch + slots, tl.zeros((128,), tl.int32))
+        counts = tl.atomic_and(scratch + slots, tl.zeros((128,), tl.int32))  # read past L1, and reset
         tl.store(histogram + slots, counts.to(tl.float32) * count_scale)
-        tl.atomic_xchg(scratch + 128, 0)
+        tl.store(scratch + 128, 0)
 
 
 def analyze(
@@ -201,7 +201,9 @@ def _readable(plane: Tensor) -> int:
     rows, columns = plane.shape
     padded = -(-columns // 16) * 16
     end = plane.storage_offset() + (rows - 1) * plane.stride(0) + padded
-    fits = plane.stride(1) == 1 and plane.stride(0) >= padded and end <= plane.untyped_storage().nbytes() // plane.itemsize
+    fits = (
+        plane.stride(1) == 1 and plane.stride(0) >= padded and end <= plane.untyped_storage().nbytes() // plane.itemsize
+    )
     return padded if fits else columns
 
 
