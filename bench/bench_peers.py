@@ -1,6 +1,6 @@
-"""rtlit and other networks on the same frame, in one run, checked before they are timed; `bench/peers.py` says what they are.
+"""rtlit and other networks (`bench/peers.py`) on the same frame, in one run, checked before they are timed.
 
-pytest bench/bench_peers.py                       on the CPU, and on CUDA where there is one
+pytest bench/bench_peers.py                            on the CPU, and on CUDA where there is one
 RTLIT_BENCH_THREADS=1 pytest bench/bench_peers.py      one thread
 
 The table's brackets are ratios to rtlit, which is given the frame in yuv420p and host memory; the peers get R'G'B' on
@@ -99,4 +99,4 @@ def test_peer(benchmark: BenchmarkFixture, name: str, size: str, device: str, dt
     assert 0 < result.float().std() < 128, "neither flat nor not a number (which bytes can't show)"
     describe(benchmark, size, device)
     rounds = ROUNDS.get(name, 10) if device == "cpu" else 50
-    benchmark.pedantic(enhance, rounds=rounds, iterations=1)
+    benchmark.pedantic(enhance, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]

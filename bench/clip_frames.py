@@ -1,4 +1,4 @@
-"""Makes tests/data/juggler_frames.npz, for machines without PyAV: frames of examples/juggler.mp4 at a fifth of its sides.
+"""Makes tests/data/juggler_frames.npz, for machines without PyAV: frames of examples/juggler.mp4, made smaller.
 
     python bench/clip_frames.py
 

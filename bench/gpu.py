@@ -1,4 +1,4 @@
-"""One command that tests and measures rtlit on a GPU, within 8 minutes; it needs torch, triton, numpy and pytest, no PyAV.
+"""One command that tests and measures rtlit on a GPU within 8 minutes; needs torch, triton, numpy, pytest, no PyAV.
 
     python bench/gpu.py -o bench/results/NAME.json             everything
     python bench/gpu.py -o bench/results/NAME.json --quick     a first look: results right, 1080p, in about a minute
@@ -6,8 +6,8 @@
 
 Each step is a process of its own with a time limit, so that one that fails, hangs or breaks the device's context costs
 its own results alone, and its traceback is one of the results. The file is written after every step.
-`bench/gpu_steps.py` and `bench/gpu_checks.py` hold the steps; --rehearse runs them on a CPU, in Triton's interpreter and
-at tiny sizes, where times mean nothing.
+`bench/gpu_steps.py` and `bench/gpu_checks.py` hold the steps; --rehearse runs them on a CPU, in Triton's interpreter
+and at tiny sizes, where times mean nothing.
 """
 
 from __future__ import annotations
@@ -72,18 +72,22 @@ class Report:
     def __init__(self, path: Path | None = None) -> None:
         self.path, self.values = path, dict[str, Any]()
 
-    def add(self, name: str, value: object) -> None:
-        """Note a result."""
-        self.values[name] = value
+    def add(self, *names: str, value: object) -> None:
+        """Note a result under a name, or a name below others."""
+        values = self.values
+        for name in names[:-1]:
+            values = values.setdefault(name, {})
+        values[names[-1]] = value
         if self.path:
             _write(self.path, self.values)
 
-    def attempt(self, name: str, make: Callable[[], object]) -> None:
+    def attempt(self, *names: str, make: Callable[[], object]) -> None:
         """Note what `make` gives, or the traceback of what it raises."""
         try:
-            self.add(name, make())
+            value = make()
         except Exception:
-            self.add(name, {"error": traceback.format_exc()})
+            value = {"error": traceback.format_exc()}
+        self.add(*names, value=value)
 
 
 def run_step(name: str, step: Step, limit: float, arguments: list[str]) -> dict[str, Any]:
@@ -93,7 +97,9 @@ def run_step(name: str, step: Step, limit: float, arguments: list[str]) -> dict[
         result, log = Path(folder) / "result.json", Path(folder) / "log"
         command = [sys.executable, __file__, "--step", name, "-o", str(result), *arguments]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT
+            )
             try:
                 code: int | None = process.wait(limit)
             except subprocess.TimeoutExpired:
@@ -137,7 +143,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.step:
         return _be_step(arguments)
     if not arguments.rehearse and not _has_gpu():
-        print("torch finds no CUDA device; this benchmark is for GPUs (--rehearse tries it out on a CPU)", file=sys.stderr)
+        print(
+            "torch finds no CUDA device; this benchmark is for GPUs (--rehearse tries it out on a CPU)", file=sys.stderr
+        )
         return 2
     from bench.gpu_report import show_step, summary
 

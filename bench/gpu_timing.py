@@ -58,7 +58,7 @@ class Meter:
         self._other = torch.ones(2 * self.cache_bytes // 4, device=device)
 
     def sets(self, bytes_per_call: int) -> int:
-        """How many sets of buffers outgrow the cache twice; at least 3, and at most 64 for kernels that touch little."""
+        """How many sets of buffers outgrow the cache twice; 3 to 64, which is for kernels that touch little."""
         return min(_MOST_SETS, max(3, math.ceil(2 * self.cache_bytes / bytes_per_call)))
 
     def rotated(self, calls: Sequence[Call]) -> Times:

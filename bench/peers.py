@@ -131,4 +131,5 @@ class FramePeer(nn.Module):
         """R'G'B' [H, W, 3], uint8 → the same."""
         dtype = next(self.parameters()).dtype
         x = frame.permute(2, 0, 1)[None].to(dtype) / 255
-        return (self.network(x)[0].permute(1, 2, 0) * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+        enhanced: Tensor = self.network(x)[0].permute(1, 2, 0)
+        return (enhanced * 255 + 0.5).clamp(0, 255).to(torch.uint8)
