@@ -13,6 +13,7 @@ from rtlit.frame import Color, Matrix, PixelFormat, Transfer
 if TYPE_CHECKING:
     import av
     from av.video.format import VideoFormat
+    from torch import Tensor
 
     from rtlit.backends.choose import Plane
 
@@ -40,7 +41,7 @@ def pixel_format_of(frame: av.VideoFrame) -> PixelFormat:
 def color_of(frame: av.VideoFrame) -> Color:
     """Colour from the frame's tags; untagged frames are BT.709 from 720 lines on and BT.601 below,
     limited range unless the format is `yuvj…` or grey (as FFmpeg's swscale takes them)."""
-    pixel_format = pixel_format_of(frame)
+    pixel_format = PixelFormat(_ALPHA.sub(r"\1", planar_name(software_format(frame))))
     transfer = _TRANSFERS.get(int(frame.color_trc), "sdr")
     if pixel_format.is_rgb:
         return Color("rgb", True, transfer)
@@ -58,23 +59,60 @@ def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
     return tuple(_plane(frame, index, pixel_format) for index in range(pixel_format.channels))
 
 
+def software_format(frame: av.VideoFrame) -> VideoFormat:
+    """The format of the frame's samples, also where they lie in a GPU's memory."""
+    return getattr(frame, "sw_format", None) or frame.format
+
+
+def tensors_of(frame: av.VideoFrame) -> tuple[Tensor, Tensor]:
+    """(Y, UV) of a frame with interleaved chroma where it lies, a GPU's memory too: [rows, columns] each.
+
+    They share the frame's memory and keep it; what the decoder writes to it is waited for by the CUDA device's default
+    stream alone.
+    """
+    import torch
+
+    # The capsule: a plane that torch asks itself is asked for the synchronization of a stream, which PyAV has not.
+    luma, chroma = (torch.utils.dlpack.from_dlpack(plane.__dlpack__()) for plane in frame.planes)
+    return luma, chroma.flatten(1)
+
+
+def frame_of(
+    planes: tuple[Tensor, ...], name: str, like: av.VideoFrame, context: av.video.frame.CudaContext | None
+) -> av.VideoFrame:
+    """A frame of tensors (Y, UV) where they lie, with the time and colour tags of another.
+
+    Args:
+        name: "nv12", "p010le" or "p016le".
+        context: the CUDA context of all frames of a video; None for tensors on the CPU.
+    """
+    import av
+
+    frame = av.VideoFrame.from_dlpack(planes, format=name, cuda_context=context)
+    _copy_time(like, frame)
+    _copy_tags(like, frame)
+    return frame
+
+
 def quarter_turns_of(frame: av.VideoFrame) -> int:
     """By how many quarters of a turn, counterclockwise, the frame is turned when it is shown; mirroring aside."""
     return round(frame.rotation / 90) % 4
 
 
-def new_like(frame: av.VideoFrame) -> av.VideoFrame:
+def new_like(frame: av.VideoFrame, name: str | None = None) -> av.VideoFrame:
     """A frame of the same size and planar format with the frame's time, colour tags and transparency.
+
+    With `name`, of that format instead, without transparency; then the frame may lie in a GPU's memory.
 
     PyAV offers no way to copy a frame's side data (closed captions, mastering metadata): those are lost.
     """
     import av
 
-    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
-    copy.pts, copy.dts, copy.duration = frame.pts, frame.dts, frame.duration
-    if frame.time_base is not None:
-        copy.time_base = frame.time_base
+    copy = av.VideoFrame(frame.width, frame.height, name or frame.format.name)
+    _copy_time(frame, copy)
     _copy_tags(frame, copy)
+    if name is not None:
+        return copy
     pixel_format = pixel_format_of(frame)
     if len(frame.planes) > pixel_format.channels:
         _plane(copy, 3, pixel_format)[...] = _plane(frame, 3, pixel_format)
@@ -115,6 +153,12 @@ def _plane(frame: av.VideoFrame, index: int, pixel_format: PixelFormat) -> Plane
     rows, columns = pixel_format.plane_size(index % 3, frame.height, frame.width)  # transparency (3) is full size
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     return lines[:rows, :columns] if pixel_format.depth == 8 else lines.view(np.uint16)[:rows, :columns]
+
+
+def _copy_time(source: av.VideoFrame, target: av.VideoFrame) -> None:
+    target.pts, target.dts, target.duration = source.pts, source.dts, source.duration
+    if source.time_base is not None:
+        target.time_base = source.time_base
 
 
 def _copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,15 @@ from torch import Tensor
 
 from rtlit import hdr, reference, weights as shipped
 from rtlit.avframe import color_of, new_like, pixel_format_of, planes_of, quarter_turns_of, reformat, to_planar
-from rtlit.backends.choose import Filtered, Plane, available_threads, check_size, choose_backend
+from rtlit.backends.choose import (
+    Backend,
+    EngineBackend,
+    Filtered,
+    Plane,
+    available_threads,
+    check_size,
+    choose_backend,
+)
 from rtlit.errors import UsageError
 from rtlit.frame import Color, PixelFormat
 from rtlit.full_resolution import FullResolution, torch_threads
@@ -25,6 +33,8 @@ from rtlit.unet import Unet, load_weights
 
 if TYPE_CHECKING:
     import av
+
+    from rtlit.backends.cuda_engine import Engine, Ticket
 
 Picture = TypeVar("Picture", "NDArray[np.uint8]", "NDArray[np.uint16]", "NDArray[np.float32]", "av.VideoFrame")
 Stream = tuple[tuple[int, ...], PixelFormat, Color]
@@ -48,6 +58,13 @@ class _State:
     spare: Filtered | None = None  # the memory of those before, for the next
 
 
+class _Done:
+    """The ticket of a frame that is finished."""
+
+    def wait(self) -> list[Tensor]:
+        return []
+
+
 class Enhancer:
     """Lifts what is backlit or under-exposed, in pictures and in the frames of a video.
 
@@ -63,7 +80,10 @@ class Enhancer:
         settings: what it was made with.
         choice: the backend and why it was chosen.
         backend_name: what computes, for people; the backend's name, or how the CLIP-LIT U-Net runs.
-        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth", "apply" and, if on, "denoise".
+        stage_seconds: time spent so far in each of "analyze", "estimate", "smooth", "apply" and, if on, "denoise"; on
+            CUDA, the device's in "upload", "compute" and "download", which overlap.
+        depth: tickets of `submit` that may wait without holding up the next; 0 where frames are done at once.
+        on_device: `submit` takes frames in the GPU's memory.
     """
 
     def __init__(
@@ -98,6 +118,11 @@ class Enhancer:
             self.network = network
         stages = ("analyze", "estimate", "smooth", *(["denoise"] if denoise else []), "apply")
         self.stage_seconds = dict.fromkeys(stages, 0.0)
+        self._engine: Engine | None = None
+        if isinstance(self.choice.backend, EngineBackend) and not self._unet:
+            self._engine = self.choice.backend.engine(self.network, self.settings)
+            self.stage_seconds = self._engine.seconds
+        self.depth, self.on_device = self._engine.depth if self._engine else 0, self._engine is not None
         self.reset()
 
     @property
@@ -112,6 +137,8 @@ class Enhancer:
     def reset(self) -> None:
         """Forget the video so far; the next frame starts afresh."""
         self._state: _State | None = None
+        if self._engine:
+            self._engine.reset()
 
     def __call__(self, picture: Picture, pts_seconds: float | None = None, *, quarter_turns: int = 0) -> Picture:
         """Enhance a picture or the next frame of a video.
@@ -154,7 +181,12 @@ class Enhancer:
         """
         if self._unet:
             self._refuse_video()
+        if self._engine:
+            strength = self.strength
+            self._engine.submit(planes, pixel_format, color, pts_seconds, out, quarter_turns, strength).wait()
+            return
         backend = self.choice.backend
+        assert isinstance(backend, Backend)
         size = self.network.config.thumbnail_size(*planes[0].shape)
         # The network is too small to share out: two threads gain nothing, and stall where a core is busy.
         with torch_threads(1), torch.inference_mode():
@@ -172,13 +204,39 @@ class Enhancer:
                 gain = reference.exponentiate(hdr.convert_grid(self.strength * grid, color.transfer), 1)
                 backend.apply(planes, gain.numpy(), pixel_format, color, out, filtered)
 
+    def submit(
+        self,
+        planes: tuple[Plane, ...] | Sequence[Tensor],
+        pixel_format: PixelFormat,
+        color: Color,
+        pts_seconds: float | None,
+        out: tuple[Plane, ...] | None,
+        quarter_turns: int = 0,
+        source_low_bits: int | None = None,
+    ) -> Ticket | _Done:
+        """Begin `enhance_planes`; the result lies in `out` when the ticket's `wait` returns, and `out` isn't `planes`'
+        owner's to read or write before. Wait for tickets in order. On the CPU, all is done when this returns.
+
+        On CUDA, planes may also be tensors on the device, and with `out` None the result stays there and is what
+        `wait` returns; see `rtlit.backends.cuda_engine.Engine.submit`.
+        """
+        if self._engine is None:
+            assert out is not None and not isinstance(planes[0], Tensor), "the CPU takes arrays"
+            self.enhance_planes(cast("tuple[Plane, ...]", planes), pixel_format, color, pts_seconds, out, quarter_turns)
+            return _Done()
+        return self._engine.submit(
+            planes, pixel_format, color, pts_seconds, out, quarter_turns, self.strength, source_low_bits
+        )
+
     def _denoise(self, planes: tuple[Plane, ...], pixel_format: PixelFormat) -> Filtered:
         """The frame without its noise, remembered for the next; the frame itself where a shot begins."""
         state = self._state
         assert state is not None, "a frame of a video leaves a state"
         out = state.spare or tuple(np.empty(plane.shape, np.uint16) for plane in planes)
         last = None if state.cut else state.filtered
-        self.choice.backend.denoise(planes, last, pixel_format, self.settings.denoise, out)
+        backend = self.choice.backend
+        assert isinstance(backend, Backend)
+        backend.denoise(planes, last, pixel_format, self.settings.denoise, out)
         state.filtered, state.spare = out, state.filtered
         return out
 

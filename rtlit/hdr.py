@@ -90,7 +90,7 @@ def convert_grid(grid: Tensor, transfer: Transfer) -> Tensor:
     if transfer == "sdr":
         return grid
     bins = grid.shape[-3]
-    code = torch.linspace(0, 1, bins, dtype=torch.float64).clamp(min=_DARKEST)
+    code = torch.linspace(0, 1, bins, dtype=torch.float64, device=grid.device).clamp(min=_DARKEST)
     tone = to_sdr(code, transfer).to(grid)
     at = tone * (bins - 1)
     below = at.long().clamp(max=bins - 2)
@@ -101,7 +101,7 @@ def convert_grid(grid: Tensor, transfer: Transfer) -> Tensor:
 
 
 def _hlg_white(like: Tensor) -> Tensor:
-    return hlg_to_scene(like.new_tensor(_HLG_WHITE))
+    return hlg_to_scene(like.new_full((), _HLG_WHITE))  # new_tensor would copy from the host, which no CUDA graph can
 
 
 def _logit(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backends against the reference, which is the specification."""
+"""The CPU backend against the reference, which is the specification; and how a backend is chosen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rtlit import reference
 from rtlit.backends.choose import Backend, Plane, choose_backend
 from rtlit.backends.cpu import CpuBackend
-from rtlit.backends.cuda import TorchBackend
 from rtlit.errors import DeviceError, UsageError
 from rtlit.frame import Color, PixelFormat
 from tests.frames import COLORS, FORMATS, SIZES, color_for, random_grid, random_planes
@@ -27,7 +26,7 @@ ONE, TWO = CpuBackend(1), CpuBackend(2)
 
 formats = pytest.mark.parametrize("name", FORMATS)
 sizes = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[1]}x{size[0]}")
-backends = pytest.mark.parametrize("backend", [ONE, TWO, TorchBackend("cpu")], ids=lambda backend: backend.name)
+backends = pytest.mark.parametrize("backend", [ONE, TWO], ids=lambda backend: backend.name)
 
 
 def arrays(name: str, size: tuple[int, int], seed: int = 0) -> tuple[Plane, ...]:
@@ -180,16 +179,6 @@ def test_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.__version__ in choose_backend("auto").reason
     with pytest.raises(DeviceError, match="use device cpu"):
         choose_backend("cuda")
-
-
-def test_out_of_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(reference, "apply_curves", full)
-    planes = arrays("yuv420p", (16, 32))
-    with pytest.raises(DeviceError, match="out of memory on a frame of 32×16; close what else"):
-        TorchBackend("cpu").apply(planes, gains(), PixelFormat("yuv420p"), Color(), planes)
 
 
 def test_kernels_run_without_any_cache_directory(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from rtlit import denoise, reference
 from rtlit.avframe import planes_of
 from rtlit.backends.choose import Backend, Filtered, Plane
 from rtlit.backends.cpu import CpuBackend
-from rtlit.backends.cuda import TorchBackend
 from rtlit.commands import main
 from rtlit.enhancer import Enhancer
 from rtlit.errors import UsageError
@@ -30,10 +29,10 @@ from tests.frames import FORMATS, SIZES, color_for, random_grid, random_planes
 
 # In units of the 16-bit state and in codes: both sides compute in float32, in another order.
 TOLERANCE = 1
-ONE, TWO, TORCH = CpuBackend(1), CpuBackend(2), TorchBackend("cpu")
+ONE, TWO = CpuBackend(1), CpuBackend(2)
 GREY = PixelFormat("gray")
 
-backends = pytest.mark.parametrize("backend", [ONE, TWO, TORCH], ids=lambda backend: backend.name)
+backends = pytest.mark.parametrize("backend", [ONE, TWO], ids=lambda backend: backend.name)
 formats = pytest.mark.parametrize("name", FORMATS)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 from rtlit.errors import DeviceError, UsageError
 from rtlit.frame import Color, PixelFormat
 from rtlit.reference import MIN_SIZE
-from rtlit.settings import Device
+from rtlit.settings import Device, EnhanceSettings
+
+if TYPE_CHECKING:
+    from rtlit.backends.cuda_engine import Engine
+    from rtlit.network import CurveNetwork
 
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
 Filtered = tuple[NDArray[np.uint16], ...]  # planes of codes · 2^(16 − depth)
 
 
+@runtime_checkable
 class Backend(Protocol):
     """The full-resolution stages; `rtlit.reference` and `rtlit.denoise` say what they compute."""
 
@@ -51,11 +56,22 @@ class Backend(Protocol):
         """Filter `planes`, given what the frame before left, into `out`, contiguous arrays other than `last`."""
 
 
+@runtime_checkable
+class EngineBackend(Protocol):
+    """A backend that does all of a frame's stages in one go, with the state between frames on its device."""
+
+    name: str
+    estimates_per_second: float
+
+    def engine(self, network: CurveNetwork, settings: EnhanceSettings) -> Engine:
+        """What enhances one video; only `settings.strength` may change, frame by frame."""
+
+
 @dataclass(frozen=True)
 class BackendChoice:
     """The backend that was taken and the reason, for people."""
 
-    backend: Backend
+    backend: Backend | EngineBackend
     reason: str
 
 
@@ -81,17 +97,19 @@ def choose_backend(device: Device = "auto", threads: int | None = None) -> Backe
     import torch
 
     if device != "cpu" and torch.cuda.is_available():
-        from rtlit.backends.cuda import TorchBackend
+        from rtlit.backends import cuda
 
-        found = f"torch {torch.__version__} finds {torch.cuda.get_device_name()}"
-        return BackendChoice(TorchBackend("cuda"), f"{found}; the stages run as plain torch, without fused kernels")
-    why = (
-        f"torch {torch.__version__} finds no CUDA device"
-        if torch.version.cuda is not None
-        else f"torch {torch.__version__} is a CPU build"
-    )
+        why = f"torch {torch.__version__} finds {torch.cuda.get_device_name()}"
+        lacking = cuda.lacking()
+        if lacking is None:
+            return BackendChoice(cuda.CudaBackend(), why)
+        why, way_out = f"{why}, but {lacking}", "use device cpu"
+    else:
+        built = torch.version.cuda is not None
+        why = f"torch {torch.__version__} {'finds no CUDA device' if built else 'is a CPU build'}"
+        way_out = "use device cpu, or install an NVIDIA driver and a CUDA build of torch"
     if device == "cuda":
-        raise DeviceError(f"device cuda: {why}; use device cpu, or install an NVIDIA driver and a CUDA build of torch")
+        raise DeviceError(f"device cuda: {why}; {way_out}")
     from rtlit.backends.cpu import CpuBackend
 
     return BackendChoice(CpuBackend(threads or available_threads()), "asked for" if device == "cpu" else why)

@@ -1,84 +1,49 @@
-"""CUDA backend: for now the reference itself, in torch, on the device. Slow beside fused kernels, and says so."""
+"""CUDA backend: the Triton kernels of `rtlit_kernels`, run by `rtlit.backends.cuda_engine`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from rtlit import reference
-from rtlit.backends.choose import Filtered, Plane
-from rtlit.denoise import BITS, filter_planes
-from rtlit.errors import DeviceError
-from rtlit.frame import Color, PixelFormat
+from rtlit.settings import EnhanceSettings
+
+if TYPE_CHECKING:
+    from rtlit.backends.cuda_engine import Engine
+    from rtlit.network import CurveNetwork
+
+_OLDEST = (7, 5)  # Turing: the oldest that the kernels are compiled for in tests
 
 
-class TorchBackend:
-    """`rtlit.backends.choose.Backend` as `rtlit.reference` computes it on a torch device."""
+class CudaBackend:
+    """`rtlit.backends.choose.EngineBackend` on the current CUDA device."""
 
     estimates_per_second = math.inf
 
-    def __init__(self, device: str = "cuda") -> None:
-        self.device = torch.device(device)
-        self.name = f"torch reference on {'CUDA' if self.device.type == 'cuda' else self.device}"
+    def __init__(self) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.name = f"Triton kernels on {torch.cuda.get_device_name(self.device)}"
 
-    def analyze(
-        self, planes: tuple[Plane, ...], pixel_format: PixelFormat, color: Color, size: tuple[int, int]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """See `rtlit.reference.analyze`."""
-        with self._memory(planes), torch.inference_mode():
-            thumbnail, histogram = reference.analyze(self._upload(planes), pixel_format, color, size)
-            return thumbnail.cpu().numpy(), histogram.cpu().numpy()
+    def engine(self, network: CurveNetwork, settings: EnhanceSettings) -> Engine:
+        """See `rtlit.backends.choose.EngineBackend`."""
+        from rtlit.backends.cuda_engine import Engine
+        from rtlit.backends.streams import CudaStreams
 
-    def apply(
-        self,
-        planes: tuple[Plane, ...],
-        gain: NDArray[np.float32],
-        pixel_format: PixelFormat,
-        color: Color,
-        out: tuple[Plane, ...],
-        filtered: Filtered | None = None,
-    ) -> None:
-        """See `rtlit.reference.apply_curves`."""
-        with self._memory(planes), torch.inference_mode():
-            grid = torch.from_numpy(np.ascontiguousarray(gain)).to(self.device)
-            # Float codes: torch has few operations on uint16, and none of them on CUDA.
-            codes, unit = self._upload(planes), 2.0 ** (pixel_format.depth - BITS)
-            clean = None if filtered is None else [plane * unit for plane in self._upload(filtered)]
-            lifted = reference.apply_curves(codes, grid, pixel_format, color, rounded=False, filtered=clean)
-            for target, plane in zip(out, lifted, strict=True):
-                rounded = (plane + 0.5).floor().clamp(0, pixel_format.max_code)
-                target[...] = rounded.cpu().numpy().astype(target.dtype)
+        return Engine(CudaStreams(self.device), network, settings)
 
-    def denoise(
-        self,
-        planes: tuple[Plane, ...],
-        last: Filtered | None,
-        pixel_format: PixelFormat,
-        amount: float,
-        out: Filtered,
-    ) -> None:
-        """See `rtlit.denoise.filter_planes`."""
-        with self._memory(planes), torch.inference_mode():
-            state = None if last is None else self._upload(last)
-            clean = filter_planes(self._upload(planes), state, pixel_format, amount)
-            for target, plane in zip(out, clean, strict=True):
-                target[...] = plane.cpu().numpy().astype(np.uint16)
 
-    def _upload(self, planes: tuple[Plane, ...]) -> list[torch.Tensor]:
-        return [torch.from_numpy(plane.astype(np.float32)).to(self.device) for plane in planes]
-
-    @contextmanager
-    def _memory(self, planes: tuple[Plane, ...]) -> Iterator[None]:
-        try:
-            yield
-        except torch.cuda.OutOfMemoryError:
-            height, width = planes[0].shape
-            raise DeviceError(
-                f"device cuda: out of memory on a frame of {width}×{height}; "
-                "close what else uses the GPU, or use device cpu"
-            ) from None
+def lacking() -> str | None:
+    """What keeps the kernels from running on the CUDA device that torch finds, and what to do; None if nothing does."""
+    try:
+        import_module("rtlit_kernels")
+    except ImportError as error:
+        what = "triton" if (error.name or "").startswith("triton") else "rtlit_kernels"
+        fix = "pip install 'triton>=3.6'" if what == "triton" else "pip install rtlit, or put kernels/ on PYTHONPATH"
+        return f"{what} isn't installed: {fix}"
+    capability = torch.cuda.get_device_capability()
+    if torch.version.hip is None and capability < _OLDEST:
+        found, oldest = (".".join(map(str, numbers)) for numbers in (capability, _OLDEST))
+        return f"it has compute capability {found}, and the kernels need {oldest}"
+    return None

@@ -38,7 +38,9 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 @output_options
 @enhance_options
 @time_options
-@click.option("--codec", help="Encoder, as FFmpeg names it (libx264, libx265, ffv1).  [default: the input's family]")
+@click.option(
+    "--codec", help="Encoder, as FFmpeg names it (libx264, libx265, h264_nvenc, ffv1).  [default: the input's family]"
+)
 @click.option("--crf", type=Number(0), metavar="NUMBER", help="Quality in the encoder's scale; lower is better.")
 @click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")
 @click.option(
@@ -49,6 +51,13 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 )
 @click.option("--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
 @click.option("--duration", type=seconds, metavar="TIME", help="How much to take.")
+@click.option(
+    "--hwaccel",
+    type=click.Choice(["auto", "none", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to decode: none is software, cuda NVDEC; auto takes NVDEC where the GPU enhances.",
+)
 @click.option("--compare", is_flag=True, help="Put before and after side by side.")
 @click.option("--format", "output_format", help="Container (mp4, mkv, y4m).  [default: by the result's name]")
 @report_options

@@ -17,7 +17,6 @@ from rtlit.settings import MAX_STRENGTH, EnhanceSettings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-
 class Number(click.FloatRange):
     """A number in a range, called so in messages."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import av
 from av.codec.context import Flags
 
+from rtlit.avframe import software_format
 from rtlit.video import probe, streams
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan, opaque_format
 
@@ -56,7 +57,8 @@ def add_video(
     video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
     assert isinstance(video, av.VideoStream)
     context = video.codec_context
-    context.width, context.height, context.pix_fmt = *size, plan.pixel_format
+    # NVENC takes what lies in the memory from the first frame.
+    context.width, context.height, context.pix_fmt = *size, "cuda" if plan.on_device else plan.pixel_format
     context.time_base = video.time_base = _time_base(plan.name, muxer, reader.time_base, rate)
     context.flags |= Flags.frame_duration
     if source.sample_aspect_ratio is not None:
@@ -90,7 +92,7 @@ def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, pl
     context.colorspace = _told(source.colorspace, int(first.colorspace))
     if plan.work_format.startswith("yuvj"):
         context.color_range = _FULL
-    if first.format.is_rgb and not opaque_format(plan.work_format).is_rgb:
+    if software_format(first).is_rgb and not opaque_format(plan.work_format).is_rgb:
         context.colorspace, context.color_range = _BT709, _LIMITED  # as `convert` makes it
     extra = source.codec_context.extradata or b""
     if source.codec_context.codec.canonical_name == "av1" and len(extra) > 3:

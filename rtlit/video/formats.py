@@ -50,6 +50,8 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "libvpx": {"crf": "8", "b": "50M", "deadline": "good", "cpu-used": "5"},
     "prores_ks": {"vendor": "apl0"},
     **{name: {"qmin": "2", "qmax": "3", "b": "200M"} for name in ("mpeg4", "mpeg2video", "mpeg1video")},
+    # Constant quality; b=0 lifts the two megabits a second that FFmpeg would otherwise keep to.
+    **dict.fromkeys(("h264_nvenc", "hevc_nvenc", "av1_nvenc"), {"rc": "vbr", "cq": "19", "b": "0", "preset": "p4"}),
     "mjpeg": {"qmin": "2", "qmax": "3", "b": "200M", "strict": "-1"},  # which lets it take limited range
 }
 _QUALITY_OPTIONS = {"crf", "qp", "cq", "cqp", "b", "q", "qscale", "global_quality", "qmin", "qmax", "lossless"}
@@ -69,6 +71,7 @@ class EncoderPlan:
         pixel_format: format that the encoder takes; the same unless it wants packed pixels.
         options: the encoder's options.
         warnings: what the choice changes, a line each.
+        on_device: frames reach the encoder in the GPU's memory, in `pixel_format`.
     """
 
     name: str
@@ -76,6 +79,7 @@ class EncoderPlan:
     pixel_format: str
     options: dict[str, str]
     warnings: list[str] = field(default_factory=list)
+    on_device: bool = False
 
 
 def output_suffix(source: Path) -> str:
@@ -277,8 +281,8 @@ def _options(encoder: str, video: VideoSettings, codec: str, profile: str | None
         if not key:
             raise UsageError(f"--preset {video.preset}: {encoder} has no presets")
         options[key] = video.preset
-    if any(key in _QUALITY_OPTIONS for key, _ in video.options):
-        for key in ("crf", "qmin", "qmax", "b"):
+    if any(key in _QUALITY_OPTIONS - {"cq"} for key, _ in video.options):
+        for key in ("crf", "rc", "cq", "qmin", "qmax", "b"):
             options.pop(key, None)
     for key, value in video.options:
         if key not in known:

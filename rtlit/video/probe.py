@@ -13,6 +13,7 @@ from rtlit.errors import InputError
 
 if TYPE_CHECKING:
     import av
+    from av.codec.hwaccel import HWAccel
     from av.container import InputContainer
     from av.sidedata.sidedata import SideData
     from av.stream import Stream
@@ -35,8 +36,8 @@ def reason(error: BaseException) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")
 
 
-def open_input(source: str | Path | BinaryIO) -> InputContainer:
-    """Open a file or a readable stream.
+def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) -> InputContainer:
+    """Open a file or a readable stream, to be decoded in software or by `hwaccel`.
 
     Raises:
         InputError: there is no such file, it isn't a video, it is empty, damaged or encrypted.
@@ -47,7 +48,8 @@ def open_input(source: str | Path | BinaryIO) -> InputContainer:
     if isinstance(source, (str, Path)):
         _check_file(Path(source), name)
     try:
-        return av.open(str(source) if isinstance(source, Path) else source, "r", metadata_errors="replace")
+        file = str(source) if isinstance(source, Path) else source
+        return av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
     except av.error.InvalidDataError:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
@@ -92,6 +94,8 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
     if not decodable:
         raise InputError(f"{name}: its video codec has no decoder here")
     stream = max(decodable, key=lambda s: s.codec_context.width * s.codec_context.height)
+    if stream.codec_context.is_hwaccel:
+        return stream  # FFmpeg's frame threads would only hold more of the GPU's surfaces
     stream.codec_context.thread_type = "AUTO"
     # Each frame thread holds frames of its own: more threads than these cost memory at 4K and gain nothing.
     stream.codec_context.thread_count = min(os.cpu_count() or 1, _MAX_DECODER_THREADS)

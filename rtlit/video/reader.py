@@ -16,6 +16,7 @@ from rtlit.video import probe
 from rtlit.video.settings import VideoSettings
 
 if TYPE_CHECKING:
+    from av.codec.hwaccel import HWAccel
     from av.packet import Packet
     from av.stream import Stream
 
@@ -40,15 +41,21 @@ class Reader:
         abandoned: a thread still reads and can't be stopped.
     """
 
-    def __init__(self, source: str | Path | BinaryIO, video: VideoSettings, warn: Callable[[str], None]) -> None:
-        """Open it.
+    def __init__(
+        self,
+        source: str | Path | BinaryIO,
+        video: VideoSettings,
+        warn: Callable[[str], None],
+        hwaccel: HWAccel | None = None,
+    ) -> None:
+        """Open it, to be decoded by `hwaccel` as far as that can.
 
         Raises:
             InputError: it can't be opened or holds no video.
         """
         self.name = probe.name_of(source)
         self._source, self._video, self._warn = source, video, warn
-        self.container = probe.open_input(source)
+        self.container = probe.open_input(source, hwaccel)
         try:
             self.stream = probe.choose_video(self.container, self.name)
         except BaseException:

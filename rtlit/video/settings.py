@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rtlit.errors import UsageError
+
+Hwaccel = Literal["auto", "none", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class VideoSettings:
         output_format: FFmpeg muxer name ("matroska", "yuv4mpegpipe"); None follows the target's name.
         overwrite: replace an existing target.
         ten_bit: store 10 bits a sample where the input has fewer, so that lifted shadows are rounded more finely.
+        hwaccel: decode on the GPU ("cuda", NVDEC), in software ("none"), or on the GPU where it also enhances and can
+            decode this ("auto").
     """
 
     codec: str | None = None
@@ -36,6 +40,7 @@ class VideoSettings:
     output_format: str | None = None
     overwrite: bool = False
     ten_bit: bool = False
+    hwaccel: Hwaccel = "auto"
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < math.inf:
@@ -47,6 +52,8 @@ class VideoSettings:
         for name, value in (("codec", self.codec), ("preset", self.preset), ("output_format", self.output_format)):
             if value is not None and not value.strip():
                 raise UsageError(f"{name} must be a name, not empty text")
+        if self.hwaccel not in get_args(Hwaccel):
+            raise UsageError(f"{self.hwaccel = } must be one of {', '.join(get_args(Hwaccel))}")
         for pair in self.options:
             if len(pair) != 2 or not pair[0]:
                 raise UsageError(f"an encoder option must be key=value, not {'='.join(pair)!r}")
@@ -72,7 +79,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What was done. `stage_ms` holds means a frame: decode, analyze, estimate, smooth, apply, encode."""
+    """What was done.
+
+    `stage_ms` holds means a frame: decode, analyze, estimate, smooth, apply, encode; on CUDA decode, upload, compute,
+    download (the device's time, which overlaps) and encode. `decoder` is where frames were decoded: "software" or
+    "NVDEC".
+    """
 
     input: str
     output: str
@@ -91,6 +103,7 @@ class VideoReport:
     peak_rss_mb: float
     skipped_packets: int = 0
     warnings: list[str] = field(default_factory=list)
+    decoder: str = "software"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

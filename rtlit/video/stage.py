@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import av
 
-from rtlit.avframe import color_of, planar_name, planes_of, quarter_turns_of
+from rtlit.avframe import (
+    color_of,
+    frame_of,
+    new_like,
+    planar_name,
+    planes_of,
+    quarter_turns_of,
+    software_format,
+    tensors_of,
+)
 from rtlit.frame import PixelFormat
 from rtlit.video import probe
 from rtlit.video.convert import convert
-from rtlit.video.formats import opaque_format
+from rtlit.video.formats import EncoderPlan, opaque_format
+from rtlit.video.hardware import stays_on_device
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rtlit.backends.choose import Plane
     from rtlit.enhancer import Enhancer
     from rtlit.video.reader import Item
+
+Result = TypeVar("Result")
 
 
 class Layout:
@@ -40,7 +55,7 @@ class Layout:
         self.axis = 1 if probe.is_transposed(matrix) else 0
         self._mirrored = matrix is not None and matrix[3 * self.axis] < 0
         if compare:
-            pixels = opaque_format(planar_name(first.format))
+            pixels = opaque_format(planar_name(software_format(first)))
             unit = 1 << (pixels.shift_y if self.axis else pixels.shift_x)
             self._half = -(-self.size[self.axis] // unit) * unit
             self.coded_size = (first.width, 2 * self._half) if self.axis else (2 * self._half, first.height)
@@ -71,43 +86,93 @@ class Layout:
 
 
 class Stage:
-    """Enhances frames and lets packets pass.
+    """Enhances frames and lets packets pass, in order; as many frames are under way as the enhancer takes.
 
     Attributes:
         seconds: time spent on frames, conversions included.
     """
 
-    def __init__(self, enhancer: Enhancer, work_format: str, layout: Layout, warn: Callable[[str], None]) -> None:
-        """Frames are brought to `work_format`, a planar one, and the layout's size."""
+    def __init__(self, enhancer: Enhancer, plan: EncoderPlan, layout: Layout, warn: Callable[[str], None]) -> None:
+        """Frames are brought to `plan.work_format`, a planar one, and the layout's size; those in a GPU's memory stay
+        there as far as enhancer and plan allow."""
         self._enhancer, self._layout, self._warn = enhancer, layout, warn
-        self._format = work_format
-        self._pixels = opaque_format(work_format)
+        self._format = plan.work_format
+        self._pixels = opaque_format(plan.work_format)
+        self._on_device = plan.on_device
+        self._takes_device_frames = enhancer.on_device and not layout.compare
+        self._context: av.video.frame.CudaContext | None = None
         self.seconds = 0.0
 
     def items(self, source: Iterable[Item]) -> Iterator[Item]:
         """The source's items, frames enhanced."""
+        waiting: deque[Item | Callable[[], av.VideoFrame]] = deque()
+        frames = 0
         for item in source:
-            yield self._enhance(item) if isinstance(item, av.VideoFrame) else item
+            if isinstance(item, av.VideoFrame):
+                waiting.append(self._timed(self._begin, item))
+                frames += 1
+            else:
+                waiting.append(item)
+            while waiting and (frames > self._enhancer.depth or not callable(waiting[0])):
+                first = waiting.popleft()
+                frames -= callable(first)
+                yield self._timed(first) if callable(first) else first
+        for rest in waiting:
+            yield self._timed(rest) if callable(rest) else rest
 
-    def _enhance(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _timed(self, work: Callable[..., Result], *arguments: object) -> Result:
         begin = time.perf_counter()
-        if (frame.width, frame.height) != self._layout.size:
-            old = "×".join(map(str, self._layout.size))
-            self._warn(f"the frame size changes at {frame.time:.3f} s; later frames are scaled to {old}")
-        if (frame.format.name, frame.width, frame.height) != (self._format, *self._layout.size):
-            frame = convert(frame, self._format, self._layout.size)
-        result = self._compared(frame) if self._layout.compare else self._in_place(frame)
+        result = work(*arguments)
         self.seconds += time.perf_counter() - begin
         return result
 
-    def _in_place(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _begin(self, frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
+        """Begin to enhance a frame; what is returned waits for it."""
+        if (frame.width, frame.height) != self._layout.size:
+            old = "×".join(map(str, self._layout.size))
+            self._warn(f"the frame size changes at {frame.time:.3f} s; later frames are scaled to {old}")
+        elif self._takes_device_frames and stays_on_device(frame):
+            stored = software_format(frame)
+            if self._on_device:
+                return self._kept_on_device(frame, stored.name)
+            if planar_name(stored) == self._format:
+                return self._submitted(frame, tensors_of(frame), new_like(frame, self._format))
+        if (frame.format.name, frame.width, frame.height) != (self._format, *self._layout.size):
+            frame = convert(frame, self._format, self._layout.size)
+        return self._compared(frame) if self._layout.compare else self._in_place(frame)
+
+    def _in_place(self, frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
         # In place, so that captions and field flags, which PyAV can't set on a new frame, stay with it.
         frame.make_writable()
-        planes, turns = planes_of(frame), self._layout.quarter_turns
-        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, planes, turns)
-        return frame
+        return self._submitted(frame, planes_of(frame), frame)
 
-    def _compared(self, frame: av.VideoFrame) -> av.VideoFrame:
+    def _submitted(
+        self, frame: av.VideoFrame, planes: tuple[Plane, ...] | tuple[Tensor, ...], result: av.VideoFrame
+    ) -> Callable[[], av.VideoFrame]:
+        low_bits = PixelFormat(software_format(frame).name).low_bits if frame is not result else None
+        color, turns = color_of(frame), self._layout.quarter_turns
+        ticket = self._enhancer.submit(planes, self._pixels, color, frame.time, planes_of(result), turns, low_bits)
+
+        def finish() -> av.VideoFrame:
+            ticket.wait()
+            return result
+
+        return finish
+
+    def _kept_on_device(self, frame: av.VideoFrame, name: str) -> Callable[[], av.VideoFrame]:
+        color, turns = color_of(frame), self._layout.quarter_turns
+        ticket = self._enhancer.submit(tensors_of(frame), PixelFormat(name), color, frame.time, None, turns)
+
+        def finish() -> av.VideoFrame:
+            planes = tuple(ticket.wait())
+            if self._context is None and planes[0].is_cuda:
+                # One for all frames: NVENC keeps the first frame's. The primary context is torch's, too.
+                self._context = av.video.frame.CudaContext(planes[0].device.index)
+            return frame_of(planes, name, frame, self._context)
+
+        return finish
+
+    def _compared(self, frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
         both = av.VideoFrame(*self._layout.coded_size, self._format)
         both.pts, both.time_base, both.duration = frame.pts, frame.time_base, frame.duration
         both.color_range, both.colorspace = frame.color_range, frame.colorspace
@@ -116,6 +181,11 @@ class Stage:
         before, after = self._layout.halves(canvas, self._pixels)
         for view, plane in zip(before, planes, strict=True):
             view[:] = plane
-        self._enhancer.enhance_planes(planes, self._pixels, color_of(frame), frame.time, after, turns)
-        self._layout.pad(canvas, self._pixels)
-        return both
+        ticket = self._enhancer.submit(planes, self._pixels, color_of(frame), frame.time, after, turns)
+
+        def finish() -> av.VideoFrame:
+            ticket.wait()
+            self._layout.pad(canvas, self._pixels)
+            return both
+
+        return finish

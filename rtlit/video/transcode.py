@@ -67,9 +67,11 @@ def enhance_video(
     """
     import av
 
+    from rtlit.avframe import software_format
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
     from rtlit.video.formats import muxer_for, plan_encoder
+    from rtlit.video.hardware import check_decoder, choose_decoder, plan_on_device
     from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
@@ -90,9 +92,12 @@ def enhance_video(
 
     os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
     check_target(source, target, video.overwrite)
-    reader = Reader(source, video, warn)
+    hwaccel = choose_decoder(video, chosen.device, warn)
+    reader = Reader(source, video, warn, hwaccel)
     try:
         first = reader.prime()
+        if hwaccel is not None:
+            check_decoder(video, first, reader.stream.codec_context.name, warn)
         if min(first.width, first.height) < MIN_SIZE:
             size = f"{first.width}×{first.height}"
             raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
@@ -100,7 +105,7 @@ def enhance_video(
         muxer = muxer_for(path, video, reader.container.format.name)
         context = reader.stream.codec_context
         layout = Layout(first, video.compare)
-        plan = plan_encoder(context.name, first.format, layout.coded_size, muxer, video, context.profile)
+        plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)
         for line in plan.warnings:
             warn(line)
         enhancer = Enhancer(
@@ -112,8 +117,10 @@ def enhance_video(
             threads=chosen.threads,
             denoise=chosen.denoise,
         )
+        if enhancer.on_device and not video.compare:
+            plan = plan_on_device(plan, first)
         with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
-            stage = Stage(enhancer, plan.work_format, layout, warn)
+            stage = Stage(enhancer, plan, layout, warn)
             _run(reader, stage, writer, on_progress)
             writer.finish()
     except av.error.FFmpegError as error:
@@ -142,6 +149,7 @@ def enhance_video(
         peak_rss_mb=_peak_rss_mb(),
         skipped_packets=reader.skipped,
         warnings=warnings,
+        decoder="NVDEC" if first.format.name == "cuda" else "software",
     )
 
 

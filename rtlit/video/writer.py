@@ -232,7 +232,7 @@ class Writer:
         return kept
 
     def _encode(self, frame: av.VideoFrame) -> None:
-        if frame.format.name != self._plan.pixel_format:
+        if not self._plan.on_device and frame.format.name != self._plan.pixel_format:
             frame = convert(frame, self._plan.pixel_format)
         frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
         assert frame.pts is not None and frame.time_base is not None
