@@ -7,7 +7,7 @@ no process starts with a search. `bench/tune.py` prints better numbers on a GPU;
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -61,6 +61,7 @@ class Variant:
         launch: warps and stages.
         registers: most registers a thread may take on NVIDIA targets (tests hold it to that).
         divisible: names of arguments that are multiples of 16 at every launch: aligned pointers, strides.
+        capabilities: those of the GPUs it is launched on, ten times, such as 75 for 7.5.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Variant:
     launch: Launch = Launch()
     registers: int = 128
     divisible: tuple[str, ...] = ()
+    capabilities: range = range(75, 1000)
 
     def compile(self, target: Any) -> Any:
         """The compiled kernel for a `triton.backends.compiler.GPUTarget`; needs no GPU."""
@@ -90,12 +92,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class ConvLaunch(Launch):
-    """Convolutions of the estimate network.
+    """A convolution of the estimate network.
 
     Attributes:
         cells: cells of the output a program computes.
-        features: features of the output a program computes; divides the width.
-        inputs: features of one tap a step of the loop takes; divides the width.
+        features: features of the output a program computes.
+        inputs: features of one tap that a step of the loop takes.
     """
 
     cells: int = 16
@@ -105,41 +107,45 @@ class ConvLaunch(Launch):
 
 @dataclass(frozen=True)
 class TailLaunch(Launch):
-    """End of the estimate network.
+    """The end of the estimate network.
 
     Attributes:
         cells: cells a program computes.
         statistics: cells a step of mean and spread takes.
     """
 
+    num_warps: int = 8
     cells: int = 16
     statistics: int = 256
 
 
-# At 88×160 and width 64: 55 programs, then 56 for each convolution, then 14. Four warps fetch, though two tiles of
-# tensor cores are all a convolution's program computes: it is fetching that takes long, so all of it starts at once.
-STEM = ConvLaunch(num_stages=1, features=64)
-CONV = ConvLaunch(num_stages=5)
-TAIL = TailLaunch(num_warps=8)
+@dataclass(frozen=True)
+class NetworkLaunch:
+    """The kernels of the estimate network."""
+
+    stem: ConvLaunch
+    conv: ConvLaunch
+    tail: TailLaunch
 
 
-def stem_launch(width: int) -> ConvLaunch:
-    """For the first two convolutions of a network of `width` features."""
-    features = STEM.features if width % STEM.features == 0 else 32
-    return replace(STEM, cells=256, features=features) if INTERPRETED else replace(STEM, features=features)
+# At 88×160 and width 64: 55 programs, then 56 for each convolution, then 14. Four warps fetch what a convolution's
+# program multiplies in two tiles of the tensor cores: fetching takes long, so four steps of it are under way at once.
+NETWORK = NetworkLaunch(ConvLaunch(num_stages=1, features=64), ConvLaunch(num_stages=5), TailLaunch())
+# Triton (3.6 to 3.9) has no tensor cores before Ampere: tl.dot is unrolled into FMAs, and bigger blocks spill.
+TURING_NETWORK = NetworkLaunch(
+    ConvLaunch(num_warps=8, num_stages=1, features=16), ConvLaunch(inputs=32), TailLaunch(num_warps=8, statistics=128)
+)
+_INTERPRETED_NETWORK = NetworkLaunch(
+    ConvLaunch(cells=256, features=64), ConvLaunch(cells=512, features=32), TailLaunch(cells=512)
+)
 
 
-def conv_launch(width: int) -> ConvLaunch:
-    """For a convolution with `width` features in and out."""
-    inputs = CONV.inputs if width % CONV.inputs == 0 else 32
-    if INTERPRETED:
-        return replace(CONV, cells=512, features=32, inputs=inputs)
-    return replace(CONV, inputs=inputs)
-
-
-def tail_launch() -> TailLaunch:
-    """For the network's end."""
-    return replace(TAIL, cells=512) if INTERPRETED else TAIL
+def network_launch(width: int, device: torch.device) -> NetworkLaunch:
+    """For a network of `width` features, a multiple of 32."""
+    launch = NETWORK if capability(device) >= (8, 0) else TURING_NETWORK
+    launch = _INTERPRETED_NETWORK if INTERPRETED else launch
+    stem = replace(launch.stem, features=min(launch.stem.features, width & -width))
+    return replace(launch, stem=stem, conv=replace(launch.conv, inputs=min(launch.conv.inputs, width & -width)))
 
 
 @dataclass(frozen=True)
@@ -195,3 +201,37 @@ def analyze_launch(
 
 def _power_of_two(least: int) -> int:
     return 1 << max(0, least - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class ApplyLaunch(Launch):
+    """Blocks of `apply_curves`.
+
+    Attributes:
+        block: chroma blocks of a row to a step of a program.
+        cells, tones: powers of two that hold the grid's cells that a step touches, and its tones.
+        programs: most programs; each loops over steps, and each has a table in scratch.
+    """
+
+    num_stages: int = 1
+    block: int = 512
+    cells: int = 8
+    tones: int = 8
+    programs: int = 1
+
+    def blocks(self) -> dict[str, int]:
+        """The kernel's tunables."""
+        return {name.upper(): getattr(self, name) for name in ("block", "cells", "tones")}
+
+
+def apply_launch(
+    frame: tuple[int, int], grid: Sequence[int], shift_x: int, device: torch.device
+) -> ApplyLaunch:
+    """For a frame of (H, W) and a grid of (D, GH, GW)."""
+    tones, _, grid_columns = grid
+    blocks = -(-frame[1] >> shift_x)
+    block = min(4096 if INTERPRETED else 512, _power_of_two(blocks))
+    # Between first and last column of a step lie `span` cells' widths: so many whole cells and a part at either end.
+    span = ((block << shift_x) - 1) * grid_columns // frame[1]
+    cells = _power_of_two(min(grid_columns, span + 2))
+    return ApplyLaunch(4, 1, block, cells, _power_of_two(tones), 8 * processors(device))
