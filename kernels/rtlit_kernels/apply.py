@@ -50,14 +50,19 @@ def _inverse(x, ASM: tl.constexpr):
 
 @triton.jit
 def _split(x, steps, ASM: tl.constexpr):
-    """Integer and fractional part of x·steps, 0 … 2^22."""
+    """Integer part of x·steps, 0 … 2^22, plus `_bias`; and the fractional part."""
     if ASM:
         magic = tl.inline_asm_elementwise(
             "fma.rm.f32 $0, $1, $2, 0f4B400000;", "=f,f,f", [x, steps], tl.float32, True, 1
         )  # fmt: skip
-        return magic.to(tl.int32, bitcast=True) - 0x4B400000, tl.fma(x, steps, 12582912.0 - magic)
+        return magic.to(tl.int32, bitcast=True), tl.fma(x, steps, 12582912.0 - magic)
     whole = tl.floor(x * steps)
     return whole.to(tl.int32), x * steps - whole
+
+
+@triton.constexpr_function
+def _bias(asm: bool) -> int:
+    return 0x4B400000 if asm else 0
 
 
 @triton.jit
@@ -81,22 +86,45 @@ def _encode(value, peak):
     return (value * peak + 8388608.0).to(tl.int32, bitcast=True)
 
 
+@triton.constexpr_function
+def _fetch_asm(k: int, row: int) -> str:
+    """4·K adjacent numbers of the table, of row number `row`."""
+    loads = " ".join(
+        f"ld.global.v4.f32 {{${i}, ${i + 1}, ${i + 2}, ${i + 3}}}, [a+{row + 4 * i}];" for i in range(0, 4 * k, 4)
+    )
+    return f"{{ .reg .u64 a; mad.wide.u32 a, ${4 * k}, {16 * k}, ${4 * k + 1}; {loads} }}"
+
+
+@triton.constexpr_function
+def _fetch_constraints(k: int) -> str:
+    return "=&f," * (4 * k) + "r,l"
+
+
 @triton.jit
-def _fetch(address, ASM: tl.constexpr):
-    """Four adjacent numbers of the table."""
+def _excesses(table, column, d, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl.constexpr):
+    """F = gain − 1 of each channel, between two cells and two tones."""
     if ASM:
-        return tl.inline_asm_elementwise(
-            "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,l", [address],
-            (tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
-        )  # fmt: skip
-    return tl.load(address), tl.load(address + 1), tl.load(address + 2), tl.load(address + 3)
-
-
-@triton.jit
-def _excess(address, u, f, ASM: tl.constexpr):
-    """F = gain − 1 between two cells and two tones."""
-    value, across, along, both = _fetch(address, ASM)
-    return tl.fma(f, tl.fma(u, both, along), tl.fma(u, across, value))
+        if K == 3:
+            v0, x0, z0, b0, v1, x1, z1, b1, v2, x2, z2, b2 = tl.inline_asm_elementwise(
+                _fetch_asm(3, ROW), _fetch_constraints(3), [d, column],
+                (tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32,
+                 tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
+            )  # fmt: skip
+        else:
+            v0, x0, z0, b0 = tl.inline_asm_elementwise(
+                _fetch_asm(1, ROW), _fetch_constraints(1), [d, column],
+                (tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
+            )  # fmt: skip
+    else:
+        at = table + ROW // 4 + (column + d) * (4 * K)
+        v0, x0, z0, b0 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+        if K == 3:
+            v1, x1, z1, b1 = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
+            v2, x2, z2, b2 = tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11)
+    r = tl.fma(f, tl.fma(u, b0, z0), tl.fma(u, x0, v0))
+    if K == 1:
+        return r, r, r
+    return r, tl.fma(f, tl.fma(u, b1, z1), tl.fma(u, x1, v1)), tl.fma(f, tl.fma(u, b2, z2), tl.fma(u, x2, v2))
 
 
 @triton.jit
@@ -107,39 +135,66 @@ def _difference(x, excess, ASM: tl.constexpr):
 
 
 @triton.jit
-def _tabulate(
-    gain, table, row, height, first_cell, grid_rows, grid_columns,
-    K: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, CELLS: tl.constexpr, TONES: tl.constexpr, ASM: tl.constexpr,
+def _prepare(
+    gain, bands, i, first_cell, grid_rows, grid_columns,
+    K: tl.constexpr, D: tl.constexpr, CELLS: tl.constexpr, TONES: tl.constexpr, ABSOLUTE: tl.constexpr,
 ):  # fmt: skip
-    """The grid interpolated down to ROWS rows: [ROWS, CELLS, TONES, K, 4]."""
-    entry = tl.arange(0, ROWS * CELLS * TONES)
+    """What the table is at row i of the grid, and what it gains to row i + 1: [CELLS, TONES, 2, K, 4]."""
+    entry = tl.arange(0, CELLS * TONES)
     d = tl.minimum(entry % TONES, D - 1)
-    j = tl.minimum(first_cell + entry // TONES % CELLS, grid_columns - 1)
-    y = tl.minimum(row + entry // (TONES * CELLS), height - 1)
-    at = (y.to(tl.float32) + 0.5) * grid_rows / height - 0.5
-    at = tl.minimum(tl.maximum(at, 0.0), grid_rows - 1.0)
-    i = tl.minimum(at.to(tl.int32), tl.maximum(grid_rows - 2, 0))
-    v = at - i.to(tl.float32)
-    down = tl.where(grid_rows > 1, grid_columns, 0)
+    j = tl.minimum(first_cell + entry // TONES, grid_columns - 1)
     right = tl.where(j < grid_columns - 1, 1, 0)
     lighter = tl.where(d < D - 1, grid_rows * grid_columns, 0)
+    down = tl.where(i < grid_rows - 1, grid_columns, 0)
     for k in tl.static_range(K):
         corner = gain + ((k * D + d) * grid_rows + i) * grid_columns + j
-        a = _lerp(corner, down, v)
-        b = _lerp(corner + right, down, v)
-        c = _lerp(corner + lighter, down, v)
-        both = _lerp(corner + lighter + right, down, v) - c
-        target = table + entry * (4 * K) + 4 * k
-        tl.store(target, a - 1.0)
-        tl.store(target + 1, b - a)
-        tl.store(target + 2, c - a)
-        tl.store(target + 3, both - (b - a))
+        value, across, along, both = _slopes(corner, right, lighter, d, D, ABSOLUTE)
+        value_1, across_1, along_1, both_1 = _slopes(corner + down, right, lighter, d, D, ABSOLUTE)
+        target = bands + entry * (8 * K) + 4 * k
+        _store_four(target, value - 1.0, across, along, both)
+        _store_four(target + 4 * K, value_1 - value, across_1 - across, along_1 - along, both_1 - both)
 
 
 @triton.jit
-def _lerp(address, step, weight):
-    first = tl.load(address)
-    return tl.fma(tl.load(address + step) - first, weight, first)
+def _slopes(corner, right, lighter, d, D: tl.constexpr, ABSOLUTE: tl.constexpr):
+    value = tl.load(corner)
+    across = tl.load(corner + right) - value
+    along = tl.load(corner + lighter) - value
+    both = tl.load(corner + lighter + right) - value - across - along
+    if ABSOLUTE:
+        tone = d.to(tl.float32)
+        return value - along * tone, across - both * tone, along * (D - 1.0), both * (D - 1.0)
+    return value, across, along, both
+
+
+@triton.jit
+def _store_four(at, a, b, c, d):
+    tl.store(at, a)
+    tl.store(at + 1, b)
+    tl.store(at + 2, c)
+    tl.store(at + 3, d)
+
+
+@triton.jit
+def _tabulate(
+    bands, table, row, first_row, height, grid_rows,
+    K: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr,
+):  # fmt: skip
+    """The grid interpolated down to ROWS rows: [ROWS, CELLS, TONES, K, 4]."""
+    entry = tl.arange(0, ROWS * ENTRIES)
+    at = _down(tl.minimum(row + entry // ENTRIES, height - 1), height, grid_rows)
+    i = at.to(tl.int32)
+    v = at - i.to(tl.float32)
+    band = bands + ((i - first_row) * ENTRIES + entry % ENTRIES) * (8 * K)
+    for n in tl.static_range(4 * K):
+        tl.store(table + entry * (4 * K) + n, tl.fma(v, tl.load(band + 4 * K + n), tl.load(band + n)))
+
+
+@triton.jit
+def _down(y, height, grid_rows):
+    """A row's place among the grid's."""
+    at = (y.to(tl.float32) + 0.5) * grid_rows / height - 0.5
+    return tl.minimum(tl.maximum(at, 0.0), grid_rows - 1.0)
 
 
 @triton.jit
@@ -147,14 +202,14 @@ def _apply_kernel(
     # inputs
     luma, blue, red, clean_luma, clean_blue, clean_red, gain,
     # outputs
-    luma_out, blue_out, red_out, table,
+    luma_out, blue_out, red_out, scratch,
     # shapes
-    height, width, blocks, tiles, items, grid_rows, grid_columns,
+    height, width, blocks, strips, depth, bands_a_program, grid_rows, grid_columns,
     luma_pitch, luma_step, chroma_pitch, chroma_step, luma_pitch_out, luma_step_out, chroma_pitch_out, chroma_step_out,
     clean_pitch, clean_chroma_pitch, colors, scale, peak, unit, cell_scale, cell_offset, cell_steps,
     CHANNELS: tl.constexpr, RGB: tl.constexpr, SHIFT_Y: tl.constexpr, SHIFT_X: tl.constexpr, ITEM: tl.constexpr,
     LOW_BITS: tl.constexpr, K: tl.constexpr, D: tl.constexpr, FILTERED: tl.constexpr, PACKED: tl.constexpr,
-    INTERLEAVED: tl.constexpr, ASM: tl.constexpr,
+    INTERLEAVED: tl.constexpr, ABSOLUTE: tl.constexpr, ASM: tl.constexpr,
     # tunables
     BLOCK: tl.constexpr, CELLS: tl.constexpr, TONES: tl.constexpr,
 ):  # fmt: skip
@@ -162,21 +217,29 @@ def _apply_kernel(
     COLUMNS: tl.constexpr = 1 << SHIFT_X
     WORDS: tl.constexpr = 1 if PACKED else COLUMNS  # a row of a block
     HELD: tl.constexpr = COLUMNS // WORDS  # codes a word
-    table += tl.program_id(0) * (ROWS * CELLS * TONES * K * 4)
-    for item in tl.range(tl.program_id(0), items, tl.num_programs(0), num_stages=1):
-        strip, tile = tl.cast(item // tiles, tl.int32), item % tiles
-        first_cell, _ = _split(
-            _saturated((tile * BLOCK * COLUMNS).to(tl.float32), cell_scale, cell_offset, ASM), cell_steps, ASM
-        )
-        tl.debug_barrier()  # the last item's table has been read
-        _tabulate(
-            gain, table, strip * ROWS, height, first_cell, grid_rows, grid_columns, K, D, ROWS, CELLS, TONES, ASM
-        )
+    ENTRIES: tl.constexpr = CELLS * TONES
+    first_strip = tl.program_id(1) * depth
+    last_strip = tl.minimum(first_strip + depth, strips)
+    tile = tl.program_id(0)
+    scratch += (tl.program_id(1) * tl.num_programs(0) + tile) * ((ROWS + 2 * bands_a_program) * ENTRIES * K * 4)
+    bands = scratch + ROWS * ENTRIES * K * 4
+    first_position = _saturated((tile * BLOCK * COLUMNS).to(tl.float32), cell_scale, cell_offset, ASM)
+    first_cell, _ = _split(first_position, cell_steps, ASM)
+    first_row = _down(first_strip * ROWS, height, grid_rows).to(tl.int32)
+    last_row = _down(tl.minimum(last_strip * ROWS, height) - 1, height, grid_rows).to(tl.int32)
+    for i in tl.range(first_row, last_row + 1, num_stages=1):
+        band = bands + (i - first_row) * (ENTRIES * 8 * K)
+        _prepare(gain, band, i, first_cell - _bias(ASM), grid_rows, grid_columns, K, D, CELLS, TONES, ABSOLUTE)
+    at = tile * BLOCK + tl.arange(0, BLOCK)
+    inside = at < blocks
+    first_x = (tl.minimum(at, blocks - 1) * COLUMNS).to(tl.float32)
+    if ASM:
+        origin = scratch.to(tl.int64) - first_cell.to(tl.int64) * (TONES * K * 16) - _bias(ASM) * 16 * K
+    for strip in tl.range(first_strip, last_strip, num_stages=1):
+        strip = tl.cast(strip, tl.int32)
+        tl.debug_barrier()  # the bands are there, and the last strip's table has been read
+        _tabulate(bands, scratch, strip * ROWS, first_row, height, grid_rows, K, ROWS, ENTRIES)
         tl.debug_barrier()
-
-        at = tile * BLOCK + tl.arange(0, BLOCK)
-        inside = at < blocks
-        first_x = (tl.minimum(at, blocks - 1) * COLUMNS).to(tl.float32)
         # All of a block is read before any of it is written, which may be in place, and repeats its last row and column.
         words = ()
         for r in tl.static_range(ROWS):
@@ -203,9 +266,8 @@ def _apply_kernel(
                 base_g = tl.fma(q1, colors[5], tl.fma(q2, colors[6], colors[7]))
                 base_b = tl.fma(q1, colors[9], colors[11])
                 base = tl.maximum(tl.maximum(base_r, base_g), base_b)
-        sum_r, sum_g, sum_b, sum_w = 0.0, 0.0, 0.0, 0.0
+        sum_r, sum_g, sum_b, sum_w = -0.0, -0.0, -0.0, -0.0  # unlike x + 0, which makes 0 of −0, x − 0 is left out
         for r in tl.static_range(ROWS):
-            rows_table = table + r * (CELLS * TONES * K * 4)
             line = strip * ROWS + r
             for w in tl.static_range(WORDS):
                 result = tl.zeros((BLOCK,), tl.int32)
@@ -238,12 +300,13 @@ def _apply_kernel(
                         tone = _saturated(q, colors[0], colors[3], ASM)
                         red_x, green_x, blue_x = tone, tone, tone
                     d, f = _split(tone, D - 1.0, ASM)
-                    address = rows_table + ((j - first_cell) * TONES + d) * (4 * K)
-                    excess_r = _excess(address, u, f, ASM)
-                    excess_g, excess_b = excess_r, excess_r
-                    if K == 3:
-                        excess_g = _excess(address + 4, u, f, ASM)
-                        excess_b = _excess(address + 8, u, f, ASM)
+                    if ABSOLUTE:
+                        f = tone
+                    if ASM:
+                        column = origin + j.to(tl.int64) * (TONES * K * 16)
+                    else:
+                        column = (j - first_cell) * TONES
+                    excess_r, excess_g, excess_b = _excesses(scratch, column, d, u, f, r * ENTRIES * K * 16, K, ASM)
                     diff_r = _difference(red_x, excess_r, ASM)
                     diff_g = _difference(green_x, excess_g, ASM)
                     diff_b = _difference(blue_x, excess_b, ASM)
@@ -260,11 +323,11 @@ def _apply_kernel(
                         value = _saturated(diff_b, colors[14], value, ASM)
                     code = (_encode(value, peak) & ((1 << (ITEM - LOW_BITS)) - 1)) << LOW_BITS
                     result = code if h == 0 else result | (code << (ITEM * h))
-                column = at if PACKED else at * COLUMNS + w
+                place = at if PACKED else at * COLUMNS + w
                 keep = inside & (line + at * 0 < height)  # a vector: the interpreter can't join a scalar to a mask
                 if not PACKED:
-                    keep &= column < width
-                target = luma_out + line * luma_pitch_out + column * luma_step_out
+                    keep &= place < width
+                target = luma_out + line * luma_pitch_out + place * luma_step_out
                 tl.store(target, result.to(luma_out.dtype.element_ty), keep)
         if CHANNELS == 3:
             if FILTERED:
@@ -328,7 +391,7 @@ def apply_curves(
         out = _empty_like(planes)
     elif check_planes(out, pixel_format) != (height, width):
         raise ValueError(f"out is of {tuple(out[0].shape)}; expected {(height, width)}")
-    launch = apply_launch((height, width), gain.shape[1:], pixel_format.shift_x, device)
+    launch = apply_launch((height, width), gain.shape[1:], (pixel_format.shift_y, pixel_format.shift_x), device)
     needed = scratch_size((height, width), gain.shape, pixel_format, device)
     if scratch is None:
         scratch = torch.empty(needed, device=device)
@@ -352,19 +415,18 @@ def apply_curves(
     rows, columns = gain.shape[2:]
     steps = max(columns - 1, 1)
     blocks = -(-width >> pixel_format.shift_x)
-    tiles = -(-blocks // launch.block)
-    items = tiles * -(-height >> pixel_format.shift_y)
-    _apply_kernel[(min(launch.programs, items),)](
+    strips = -(-height >> pixel_format.shift_y)
+    _apply_kernel[(-(-blocks // launch.block), -(-strips // launch.depth))](
         luma, *chroma, *clean, gain,
         luma_out, *chroma_out, scratch,
-        height, width, blocks, tiles, items, rows, columns,
+        height, width, blocks, strips, launch.depth, launch.bands, rows, columns,
         *luma.stride(), *chroma[0].stride(), *luma_out.stride(), *chroma_out[0].stride(),
         clean[0].stride(0), clean[1].stride(0), _colors(pixel_format, color, peak),
         1 / (peak * (1 << pixel_format.low_bits)), peak, unit / peak,
         columns / width / steps, (0.5 * columns / width - 0.5) / steps, float(columns - 1),
         pixel_format.channels, color.to_rgb()[0][0] == 0, pixel_format.shift_y, pixel_format.shift_x,
         8 * planes[0].element_size(), pixel_format.low_bits, *gain.shape[:2], filtered is not None, packed, interleaved,
-        not INTERPRETED and torch.version.hip is None,
+        pixel_format.depth <= 10, not INTERPRETED and torch.version.hip is None,
         **launch.blocks(), **launch.options(),
     )  # fmt: skip
     return list(out)
@@ -374,8 +436,8 @@ def scratch_size(
     size: tuple[int, int], grid: tuple[int, int, int, int], pixel_format: PixelFormat, device: torch.device
 ) -> int:
     """Numbers of `apply_curves`'s scratch for a frame of (H, W) and a gain of (K, D, GH, GW)."""
-    launch = apply_launch(size, grid[1:], pixel_format.shift_x, device)
-    return launch.programs * (launch.cells * launch.tones * grid[0] * 4 << pixel_format.shift_y)
+    launch = apply_launch(size, grid[1:], (pixel_format.shift_y, pixel_format.shift_x), device)
+    return launch.programs * (launch.cells * launch.tones * grid[0] * 4 * ((1 << pixel_format.shift_y) + 2 * launch.bands))
 
 
 def _colors(pixel_format: PixelFormat, color: Color, peak: float) -> tuple[float, ...]:
@@ -430,14 +492,14 @@ def _variant(name: str, word: str, chroma: str, **constants: object) -> Variant:
     """Variant of a 1080p frame of `word`s that are packed unless they are single codes."""
     launch = ApplyLaunch()
     interleaved = word == chroma
-    pointers = "luma blue red clean_luma clean_blue clean_red gain luma_out blue_out red_out table".split()
+    pointers = "luma blue red clean_luma clean_blue clean_red gain luma_out blue_out red_out scratch".split()
     kinds = [word, chroma, chroma, word, word, word, "*fp32", word, chroma, chroma, "*fp32"]
-    integers = "height width blocks tiles items grid_rows grid_columns clean_pitch clean_chroma_pitch".split()
+    integers = "height width blocks strips depth bands_a_program grid_rows grid_columns clean_pitch clean_chroma_pitch".split()
     pitches = ["luma_pitch", "chroma_pitch", "luma_pitch_out", "chroma_pitch_out"]
     constexprs = {
         **dict.fromkeys(("luma_step", "chroma_step", "luma_step_out", "chroma_step_out"), 1),
         **dict(CHANNELS=3, RGB=False, SHIFT_Y=1, SHIFT_X=1, ITEM=8, LOW_BITS=0, K=3, D=8, FILTERED=False),
-        **dict(PACKED=True, INTERLEAVED=interleaved, ASM=True),
+        **dict(PACKED=True, INTERLEAVED=interleaved, ABSOLUTE=True, ASM=True),
         **launch.blocks(),
         **constants,
     }

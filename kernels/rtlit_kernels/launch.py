@@ -56,7 +56,7 @@ class Variant:
     Attributes:
         name: short and unique in its module, such as "apply nv12".
         fn: the @triton.jit function.
-        signature: type of each argument that is no constexpr and no 1: "*u8", "*fp16", "i32", "fp32".
+        signature: type of each argument that is no constexpr and no 1: "*u8", "*fp16", "i32", "fp32"; tuples of them.
         constexprs: value of each constexpr; also of arguments that are 1 at every launch, which Triton folds.
         launch: warps and stages.
         registers: most registers a thread may take on NVIDIA targets (tests hold it to that).
@@ -66,7 +66,7 @@ class Variant:
 
     name: str
     fn: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, str | tuple[str, ...]]
     constexprs: Mapping[str, Any] = field(default_factory=dict)
     launch: Launch = Launch()
     registers: int = 128
@@ -210,13 +210,17 @@ class ApplyLaunch(Launch):
     Attributes:
         block: chroma blocks of a row to a step of a program.
         cells, tones: powers of two that hold the grid's cells that a step touches, and its tones.
-        programs: most programs; each loops over steps, and each has a table in scratch.
+        depth: rows of blocks that a program goes through, one after the other.
+        bands: most spaces between rows of the grid that they lie in.
+        programs: number of programs.
     """
 
     num_stages: int = 1
     block: int = 512
     cells: int = 8
     tones: int = 8
+    depth: int = 8
+    bands: int = 2
     programs: int = 1
 
     def blocks(self) -> dict[str, int]:
@@ -225,13 +229,35 @@ class ApplyLaunch(Launch):
 
 
 def apply_launch(
-    frame: tuple[int, int], grid: Sequence[int], shift_x: int, device: torch.device
+    frame: tuple[int, int], grid: Sequence[int], shifts: tuple[int, int], device: torch.device
 ) -> ApplyLaunch:
-    """For a frame of (H, W) and a grid of (D, GH, GW)."""
-    tones, _, grid_columns = grid
-    blocks = -(-frame[1] >> shift_x)
+    """For a frame of (H, W), a grid of (D, GH, GW) and chroma subsampled by shifts of (y, x)."""
+    (height, width), (tones, grid_rows, grid_columns), (shift_y, shift_x) = frame, grid, shifts
+    strips, blocks = -(-height >> shift_y), -(-width >> shift_x)
     block = min(4096 if INTERPRETED else 512, _power_of_two(blocks))
     # Between first and last column of a step lie `span` cells' widths: so many whole cells and a part at either end.
-    span = ((block << shift_x) - 1) * grid_columns // frame[1]
+    span = ((block << shift_x) - 1) * grid_columns // width
     cells = _power_of_two(min(grid_columns, span + 2))
-    return ApplyLaunch(4, 1, block, cells, _power_of_two(tones), 8 * processors(device))
+    tiles = -(-blocks // block)
+    depth = -(-strips * tiles // (4 * processors(device))) if not INTERPRETED else strips
+    bands = min(grid_rows, ((depth << shift_y) - 1) * grid_rows // height + 2)
+    return ApplyLaunch(4, 1, block, cells, _power_of_two(tones), depth, bands, tiles * -(-strips // depth))
+
+
+
+@dataclass(frozen=True)
+class FilterLaunch(Launch):
+    """Blocks of `filter_planes`.
+
+    Attributes:
+        rows, columns: of pixels to a program.
+    """
+
+    num_stages: int = 1
+    rows: int = 16
+    columns: int = 128
+
+
+def filter_launch(columns: int) -> FilterLaunch:
+    """For a frame of so many columns."""
+    return FilterLaunch(columns=_power_of_two(columns)) if INTERPRETED else FilterLaunch()
