@@ -68,8 +68,8 @@ def _bus(meter: Meter, size: int) -> dict[str, Any]:
 def frames(report: Report, plan: Plan) -> None:
     """A frame of 1080p NV12 through the graph of all stages, with and without denoising."""
     meter = Meter(plan.device, plan.samples)
-    report.attempt("1080p nv12", make=lambda: _graph(meter, plan, "1080p", "nv12"))
-    report.attempt("1080p nv12, denoise", make=lambda: _graph(meter, plan, "1080p", "nv12", denoise=0.5))
+    for name, denoise in {"1080p nv12": 0.0, "1080p nv12, denoise": 0.5}.items():
+        report.attempt(name, make=partial(_graph, meter, plan, "1080p", "nv12", denoise))
 
 
 def kernels(report: Report, plan: Plan) -> None:
@@ -126,7 +126,8 @@ def _replays(plan: Plan, size: str, name: str, denoise: float = 0.0) -> tuple[Wa
     """Replays the graphs of an engine that some frames went through, one slot after the other."""
     streams = WatchedStreams(plan.device)
     engine = make_engine(plan, streams, denoise=denoise)
-    play(engine, host_frames(FORMATS[name], plan.sizes[size], 2 * engine.depth + 4), FORMATS[name])
+    count = 2 if plan.rehearsal else engine.depth + 2  # the first is launched plainly, then each slot has its graph
+    play(engine, host_frames(FORMATS[name], plan.sizes[size], count), FORMATS[name])
     if not streams.replays:
         raise RuntimeError("the engine captured no graph")
     order = cycle(streams.replays)

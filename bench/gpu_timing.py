@@ -76,9 +76,9 @@ class Meter:
         del keep
         return Times([self._between(*pair) / len(calls) for pair in marks])
 
-    def repeated(self, call: Call, warm_up: int = 3, samples: int | None = None) -> Times:
+    def repeated(self, call: Call, samples: int | None = None) -> Times:
         """Intervals of calls one right after the other."""
-        for _ in range(warm_up):
+        for _ in range(min(3, self.samples)):
             call()
         self.synchronize()
         marks = [self._mark()]
