@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rtlit_kernels.launch import CONV, STEM, TAIL, Variant, conv_launch, stem_launch, tail_launch
+from rtlit_kernels.launch import NETWORK, TURING_NETWORK, NetworkLaunch, Variant, network_launch
 
 STRIDE = 8  # thumbnail pixels to a grid cell, a side
 
@@ -104,7 +104,7 @@ def pack_network(state_dict: Mapping[str, Tensor], config: NetworkConfig) -> Pac
 
 
 def _power_of_two(size: int) -> int:
-    return max(16, triton.next_power_of_2(size))  # tl.dot takes no less than 16
+    return max(16, 1 << (size - 1).bit_length())  # tl.dot takes no less than 16
 
 
 def _padded(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -120,14 +120,16 @@ def _activation(x):
 
 
 @triton.jit
-def _patches(thumbnail, offset, stride_c, stride_y, stride_x, y, x, inside, height, width):
-    """[rows, 32] fp16: the 27 inputs of the first convolution at (y, x) of its output; zero where outside."""
-    k = tl.arange(0, 32)
-    iy = (2 * y - 1)[:, None] + (k // 3 % 3)[None, :]
-    ix = (2 * x - 1)[:, None] + (k % 3)[None, :]
-    mask = inside[:, None] & (k < 27)[None, :] & (iy >= 0) & (iy < height) & (ix >= 0) & (ix < width)
-    address = offset + (k // 9 * stride_c)[None, :] + iy * stride_y + ix * stride_x
-    return tl.where(mask, 2 * tl.load(thumbnail + address, mask=mask, other=0.0) - 1, 0.0).to(tl.float16)
+def _patches(thumbnail, offset, stride_c, stride_y, stride_x, y, x):
+    """[rows, 32] fp16: the 27 inputs of the first convolution at (y, x) of its output, zero in the margin."""
+    k = tl.arange(0, 32) % 27  # the last five, too, are loaded: their weights are zero
+    # Sides are even, so only the margins above and to the left are ever read; bit by bit, an instruction says where.
+    margin = (y == 0).to(tl.int32) + 2 * (x == 0).to(tl.int32)
+    reaches = (k // 3 % 3 == 0).to(tl.int32) + 2 * (k % 3 == 0).to(tl.int32)
+    row = offset + (2 * y - 1) * stride_y + (2 * x - 1) * stride_x
+    address = row[:, None] + (k // 9 * stride_c + k // 3 % 3 * stride_y + k % 3 * stride_x)[None, :]
+    mask = (margin[:, None] & reaches[None, :]) == 0
+    return (2 * tl.load(thumbnail + address, mask=mask, other=0.5) - 1).to(tl.float16)
 
 
 @triton.jit(
@@ -158,18 +160,19 @@ def _stem_kernel(
 ):
     out_width = width // 4
     cells = height // 4 * out_width
-    # A row is a column of taps of the second convolution; the fourth of each cell is there for the power of two.
+    # A row is a column of taps of the second convolution. Each cell's fourth is there for the power of two: it
+    # repeats the third, for weights of zero.
     row = tl.arange(0, 4 * BLOCK_M)
-    column = row % 4
-    cell = tl.program_id(0) * BLOCK_M + row // 4
-    x = 2 * (cell % out_width) + column - 1
+    cell = tl.minimum(tl.program_id(0) * BLOCK_M + row // 4, cells - 1)
+    x = 2 * (cell % out_width) + tl.minimum(row % 4, 2) - 1
     y = 2 * (cell // out_width) - 1
-    inside = (cell < cells) & (column < 3) & (x >= 0) & (x < width // 2)
-    above, below = inside & (y >= 0), inside & (y + 2 < height // 2)
+    inside = x >= 0
+    above = inside & (y >= 0)
+    x = tl.maximum(x, 0)
     # All loads before the first product: they share one latency.
-    patches_0 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y, x, above, height, width)
-    patches_1 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 1, x, inside, height, width)
-    patches_2 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 2, x, below, height, width)
+    patches_0 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, tl.maximum(y, 0), x)
+    patches_1 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 1, x)
+    patches_2 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 2, x)
     h = tl.arange(0, H)
     w1 = tl.load(weight_1 + (h * 32)[None, :] + tl.arange(0, 32)[:, None])
     b1 = tl.load(bias_1 + h)[None, :]
@@ -180,7 +183,7 @@ def _stem_kernel(
     sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2))
     features = _activation(tl.where(inside[:, None], tl.dot(patches_1, w1) + b1, 0.0))
     sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2 + 4 * H), sums)
-    features = _activation(tl.where(below[:, None], tl.dot(patches_2, w1) + b1, 0.0))
+    features = _activation(tl.where(inside[:, None], tl.dot(patches_2, w1) + b1, 0.0))
     sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2 + 8 * H), sums)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     features = _activation(sums + tl.load(bias_2 + n)[None, :])
@@ -291,7 +294,8 @@ def _tail_kernel(
     context = tl.sum(w2.to(tl.float32) * tl.maximum(context, 0.0)[None, :], 1) + tl.load(bias_2 + p)
     w_head = tl.load(weight_head + (n * P)[None, :] + p[:, None])
     t = tl.dot(_activation(mine.to(tl.float32) + context[None, :]), w_head) + tl.load(bias_head + n)[None, :]
-    t = 8 * tl.sigmoid(t / 2) - 4  # 4·tanh(t/4)
+    # 4·tanh(t/4), which is ±4 long before exp overflows.
+    t = 8 * tl.sigmoid(tl.minimum(tl.maximum(t, -100.0), 100.0) / 2) - 4
     to = out + offset + (m // out_width * stride_y + m % out_width * stride_x)[:, None] + (n * stride_n)[None, :]
     tl.store(to, t, mask=(m < cells)[:, None] & (n < outputs)[None, :])
 
@@ -354,13 +358,14 @@ def estimate(
     wide, x, y = scratch[: 4 * cells * c], scratch[4 * cells * c :], scratch
     weight_1, bias_1, weight_2, bias_2 = packed.stem
 
-    launch = stem_launch(c)
+    launches = network_launch(c, thumbnail.device)
+    launch = launches.stem
     _stem_kernel[triton.cdiv(4 * cells, launch.cells), c // launch.features](
         thumbnail, offset, thumbnail.stride(0), stride_y, stride_x, weight_1, bias_1, weight_2, bias_2,
         wide, height, width, len(bias_1), c, launch.cells, launch.features, **launch.options(),
     )  # fmt: skip
 
-    launch = conv_launch(c)
+    launch = launches.conv
     programs = triton.cdiv(cells, launch.cells), c // launch.features
 
     def conv(source: Tensor, index: int, target: Tensor, stride: int, carried_cells: int) -> None:
@@ -376,7 +381,7 @@ def estimate(
         # In place: a program reads of x what it then writes, and nothing else.
         conv(y, index + 1, x, 1, cells)
 
-    tail = tail_launch()
+    tail = launches.tail
     offset, stride_y, stride_x = _turned(out, quarter_turns)
     weight_1, bias_1, weight_2, bias_2 = packed.context
     outputs = packed.channels * packed.bins
@@ -388,35 +393,43 @@ def estimate(
     return out
 
 
-# The network that ships: 64 features, three curves of 8 bins.
-VARIANTS = [
-    Variant(
-        "stem",
-        _stem_kernel,
-        {"thumbnail": "*fp32", "weight_1": "*fp16", "bias_1": "*fp32", "weight_2": "*fp16", "bias_2": "*fp32"}
-        | {"out": "*fp16"}
+def _variants(launch: NetworkLaunch, suffix: str, registers: int, capabilities: range) -> list[Variant]:
+    """The kernels of the network that ships: 64 features, three curves of 8 bins."""
+    weights = {"weight_1": "*fp16", "bias_1": "*fp32", "weight_2": "*fp16", "bias_2": "*fp32"}
+    signatures = [
+        {"thumbnail": "*fp32", **weights, "out": "*fp16"}
         | dict.fromkeys(["offset", "stride_c", "stride_y", "stride_x", "height", "width"], "i32"),
-        {"H": 32, "C": 64, "BLOCK_M": STEM.cells, "BLOCK_N": STEM.features},
-        STEM,
-        divisible=("weight_1", "bias_1", "weight_2", "bias_2", "out"),
-    ),
-    Variant(
-        "conv",
-        _conv_kernel,
         {"x": "*fp16", "weight": "*fp16", "bias": "*fp32", "residual": "*fp16", "out": "*fp16"}
         | dict.fromkeys(["height", "width", "stride", "carried_cells"], "i32"),
-        {"C": 64, "BLOCK_M": CONV.cells, "BLOCK_N": CONV.features, "BLOCK_K": CONV.inputs},
-        CONV,
-        divisible=("x", "weight", "bias", "residual", "out"),
-    ),
-    Variant(
-        "tail",
-        _tail_kernel,
-        {"x": "*fp16", "weight_1": "*fp16", "bias_1": "*fp32", "weight_2": "*fp16", "bias_2": "*fp32"}
-        | {"weight_head": "*fp16", "bias_head": "*fp32", "out": "*fp32"}
+        {"x": "*fp16", **weights, "weight_head": "*fp16", "bias_head": "*fp32", "out": "*fp32"}
         | dict.fromkeys(["offset", "stride_n", "stride_y", "stride_x", "cells", "out_width", "outputs"], "i32"),
-        {"C": 64, "P": 64, "N": 32, "BLOCK_M": TAIL.cells, "BLOCK_CELLS": TAIL.statistics},
-        TAIL,
-        divisible=("x", "weight_1", "bias_1", "weight_2", "bias_2", "weight_head", "bias_head"),
-    ),
+    ]
+    stem, conv, tail = launch.stem, launch.conv, launch.tail
+    constexprs = [
+        {"H": 32, "C": 64, "BLOCK_M": stem.cells, "BLOCK_N": stem.features},
+        {"C": 64, "BLOCK_M": conv.cells, "BLOCK_N": conv.features, "BLOCK_K": conv.inputs},
+        {"C": 64, "P": 64, "N": 32, "BLOCK_M": tail.cells, "BLOCK_CELLS": tail.statistics},
+    ]
+    unaligned = [{"thumbnail"}, set(), {"out"}]
+    kernels = [("stem", _stem_kernel, stem), ("conv", _conv_kernel, conv), ("tail", _tail_kernel, tail)]
+    return [
+        Variant(
+            name + suffix,
+            kernel,
+            signature,
+            constants,
+            kernel_launch,
+            registers,
+            tuple(argument for argument in signature if signature[argument][0] == "*" and argument not in any_address),
+            capabilities,
+        )
+        for (name, kernel, kernel_launch), signature, constants, any_address in zip(
+            kernels, signatures, constexprs, unaligned, strict=True
+        )
+    ]
+
+
+VARIANTS = [
+    *_variants(NETWORK, "", 200, range(80, 1000)),
+    *_variants(TURING_NETWORK, " without tensor cores", 255, range(75, 80)),
 ]

@@ -258,6 +258,6 @@ class FilterLaunch(Launch):
     columns: int = 128
 
 
-def filter_launch(columns: int) -> FilterLaunch:
-    """For a frame of so many columns."""
-    return FilterLaunch(columns=_power_of_two(columns)) if INTERPRETED else FilterLaunch()
+def filter_launch(rows: int, columns: int) -> FilterLaunch:
+    """For a frame of so many rows and columns."""
+    return FilterLaunch(rows=min(rows, 24), columns=_power_of_two(columns)) if INTERPRETED else FilterLaunch()
