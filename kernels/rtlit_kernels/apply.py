@@ -65,25 +65,62 @@ def _bias(asm: bool) -> int:
     return 0x4B400000 if asm else 0
 
 
+@triton.constexpr_function
+def _unpack_asm(bits: int, item: int, at: int) -> str:
+    """2^23 | code of each of the elements in a register."""
+    starts = [(bits * n + item * at) // 8 for n in range(32 // bits)]
+    selectors = [0x7440 + start if item == 8 else 0x7400 + start * 17 + 16 for start in starts]
+    return " ".join(f"prmt.b32 ${n}, ${len(starts)}, 0x4B000000, {bytes};" for n, bytes in enumerate(selectors))
+
+
+@triton.constexpr_function
+def _unpack_constraints(bits: int) -> str:
+    return "=&r," * (32 // bits) + "r"
+
+
 @triton.jit
-def _decode(word, at: tl.constexpr, scale, ITEM: tl.constexpr, LOW_BITS: tl.constexpr, ASM: tl.constexpr):
-    """Number `at` of the codes of ITEM bits in a word, times `scale`."""
-    SHIFT: tl.constexpr = ITEM * at
-    MASK: tl.constexpr = (1 << ITEM) - (1 << LOW_BITS)
+def _decode(words, at: tl.constexpr, scale, ITEM: tl.constexpr, LOW_BITS: tl.constexpr, ASM: tl.constexpr):
+    """Number `at` of the codes of ITEM bits in each word, times `scale`."""
     if ASM:
-        # Exact: the product's rounding is the only one of a fused multiply-add, and 2^n·scale is a number.
-        if SHIFT + ITEM <= 23:
-            bits = (word & (MASK << SHIFT)) | (0x4B000000 - (SHIFT << 23))
-            return tl.fma(bits.to(tl.float32, bitcast=True), scale, -scale * (1 << (23 - SHIFT)))
-        bits = ((word >> SHIFT) & MASK) | 0x4B000000
-        return tl.fma(bits.to(tl.float32, bitcast=True), scale, -scale * (1 << 23))
-    return ((word >> SHIFT) & MASK).to(tl.float32) * scale
+        bits: tl.constexpr = words.dtype.primitive_bitwidth
+        if LOW_BITS:
+            words = words & ((0x10001 if bits == 32 else 1) * (0x10000 - (1 << LOW_BITS)) - (1 << 32 if bits == 32 else 0))
+        number = tl.inline_asm_elementwise(
+            _unpack_asm(bits, ITEM, at), _unpack_constraints(bits), [words], tl.int32, True, 32 // bits
+        )  # fmt: skip
+        # Exact: 2^23·scale is a number, and the product of a fused multiply-add isn't rounded.
+        return tl.fma(number.to(tl.float32, bitcast=True), scale, -8388608.0 * scale)
+    return ((words.to(tl.int32) >> (ITEM * at)) & ((1 << ITEM) - (1 << LOW_BITS))).to(tl.float32) * scale
 
 
 @triton.jit
 def _encode(value, peak):
     """A clamped value's code, in the low bits."""
     return (value * peak + 8388608.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _load_four(at, ASM: tl.constexpr):
+    if ASM:
+        return tl.inline_asm_elementwise(
+            "ld.global.v4.f32 {$0, $1, $2, $3}, [$4];", "=f,=f,=f,=f,l", [at.to(tl.int64)],
+            (tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
+        )  # fmt: skip
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
+
+
+@triton.jit
+def _store_four(at, a, b, c, d, ASM: tl.constexpr):
+    if ASM:
+        tl.inline_asm_elementwise(
+            "st.global.v4.f32 [$1], {$2, $3, $4, $5}; mov.b32 $0, 0;", "=r,l,f,f,f,f", [at.to(tl.int64), a, b, c, d],
+            tl.int32, False, 1,
+        )  # fmt: skip
+    else:
+        tl.store(at, a)
+        tl.store(at + 1, b)
+        tl.store(at + 2, c)
+        tl.store(at + 3, d)
 
 
 @triton.constexpr_function
@@ -101,22 +138,22 @@ def _fetch_constraints(k: int) -> str:
 
 
 @triton.jit
-def _excesses(table, column, d, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl.constexpr):
+def _excesses(table, entry, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl.constexpr):
     """F = gain − 1 of each channel, between two cells and two tones."""
     if ASM:
         if K == 3:
             v0, x0, z0, b0, v1, x1, z1, b1, v2, x2, z2, b2 = tl.inline_asm_elementwise(
-                _fetch_asm(3, ROW), _fetch_constraints(3), [d, column],
+                _fetch_asm(3, ROW), _fetch_constraints(3), [entry, table.to(tl.int64)],
                 (tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32,
                  tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
             )  # fmt: skip
         else:
             v0, x0, z0, b0 = tl.inline_asm_elementwise(
-                _fetch_asm(1, ROW), _fetch_constraints(1), [d, column],
+                _fetch_asm(1, ROW), _fetch_constraints(1), [entry, table.to(tl.int64)],
                 (tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
             )  # fmt: skip
     else:
-        at = table + ROW // 4 + (column + d) * (4 * K)
+        at = table + ROW // 4 + entry * (4 * K)
         v0, x0, z0, b0 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
         if K == 3:
             v1, x1, z1, b1 = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
@@ -138,6 +175,7 @@ def _difference(x, excess, ASM: tl.constexpr):
 def _prepare(
     gain, bands, i, first_cell, grid_rows, grid_columns,
     K: tl.constexpr, D: tl.constexpr, CELLS: tl.constexpr, TONES: tl.constexpr, ABSOLUTE: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
     """What the table is at row i of the grid, and what it gains to row i + 1: [CELLS, TONES, 2, K, 4]."""
     entry = tl.arange(0, CELLS * TONES)
@@ -151,8 +189,8 @@ def _prepare(
         value, across, along, both = _slopes(corner, right, lighter, d, D, ABSOLUTE)
         value_1, across_1, along_1, both_1 = _slopes(corner + down, right, lighter, d, D, ABSOLUTE)
         target = bands + entry * (8 * K) + 4 * k
-        _store_four(target, value - 1.0, across, along, both)
-        _store_four(target + 4 * K, value_1 - value, across_1 - across, along_1 - along, both_1 - both)
+        _store_four(target, value - 1.0, across, along, both, ASM)
+        _store_four(target + 4 * K, value_1 - value, across_1 - across, along_1 - along, both_1 - both, ASM)
 
 
 @triton.jit
@@ -168,33 +206,27 @@ def _slopes(corner, right, lighter, d, D: tl.constexpr, ABSOLUTE: tl.constexpr):
 
 
 @triton.jit
-def _store_four(at, a, b, c, d):
-    tl.store(at, a)
-    tl.store(at + 1, b)
-    tl.store(at + 2, c)
-    tl.store(at + 3, d)
-
-
-@triton.jit
 def _tabulate(
-    bands, table, row, first_row, height, grid_rows,
-    K: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr,
+    bands, table, row, first_row, height, row_scale, row_offset, last,
+    K: tl.constexpr, ROWS: tl.constexpr, ENTRIES: tl.constexpr, ASM: tl.constexpr,
 ):  # fmt: skip
     """The grid interpolated down to ROWS rows: [ROWS, CELLS, TONES, K, 4]."""
     entry = tl.arange(0, ROWS * ENTRIES)
-    at = _down(tl.minimum(row + entry // ENTRIES, height - 1), height, grid_rows)
-    i = at.to(tl.int32)
-    v = at - i.to(tl.float32)
+    i, v = _down(tl.minimum(row + entry // ENTRIES, height - 1), row_scale, row_offset, last)
     band = bands + ((i - first_row) * ENTRIES + entry % ENTRIES) * (8 * K)
-    for n in tl.static_range(4 * K):
-        tl.store(table + entry * (4 * K) + n, tl.fma(v, tl.load(band + 4 * K + n), tl.load(band + n)))
+    table += entry * (4 * K)
+    for k in tl.static_range(K):
+        a, b, c, d = _load_four(band + 4 * k, ASM)
+        da, db, dc, dd = _load_four(band + 4 * (k + K), ASM)
+        _store_four(table + 4 * k, tl.fma(v, da, a), tl.fma(v, db, b), tl.fma(v, dc, c), tl.fma(v, dd, d), ASM)
 
 
 @triton.jit
-def _down(y, height, grid_rows):
-    """A row's place among the grid's."""
-    at = (y.to(tl.float32) + 0.5) * grid_rows / height - 0.5
-    return tl.minimum(tl.maximum(at, 0.0), grid_rows - 1.0)
+def _down(y, scale, offset, last):
+    """Between which two rows of the grid a row lies: the upper one, and the weight of the lower one."""
+    at = tl.minimum(tl.maximum(y.to(tl.float32) * scale + offset, 0.0), last)
+    i = at.to(tl.int32)
+    return i, at - i.to(tl.float32)
 
 
 @triton.jit
@@ -206,7 +238,7 @@ def _apply_kernel(
     # shapes
     height, width, blocks, strips, depth, bands_a_program, grid_rows, grid_columns,
     luma_pitch, luma_step, chroma_pitch, chroma_step, luma_pitch_out, luma_step_out, chroma_pitch_out, chroma_step_out,
-    clean_pitch, clean_chroma_pitch, colors, scale, peak, unit, cell_scale, cell_offset, cell_steps,
+    clean_pitch, clean_chroma_pitch, colors, scale, peak, unit, cell_scale, cell_offset, cell_steps, row_scale, row_offset,
     CHANNELS: tl.constexpr, RGB: tl.constexpr, SHIFT_Y: tl.constexpr, SHIFT_X: tl.constexpr, ITEM: tl.constexpr,
     LOW_BITS: tl.constexpr, K: tl.constexpr, D: tl.constexpr, FILTERED: tl.constexpr, PACKED: tl.constexpr,
     INTERLEAVED: tl.constexpr, ABSOLUTE: tl.constexpr, ASM: tl.constexpr,
@@ -225,20 +257,20 @@ def _apply_kernel(
     bands = scratch + ROWS * ENTRIES * K * 4
     first_position = _saturated((tile * BLOCK * COLUMNS).to(tl.float32), cell_scale, cell_offset, ASM)
     first_cell, _ = _split(first_position, cell_steps, ASM)
-    first_row = _down(first_strip * ROWS, height, grid_rows).to(tl.int32)
-    last_row = _down(tl.minimum(last_strip * ROWS, height) - 1, height, grid_rows).to(tl.int32)
+    first_row = _down(first_strip * ROWS, row_scale, row_offset, grid_rows - 1.0)[0]
+    last_row = _down(tl.minimum(last_strip * ROWS, height) - 1, row_scale, row_offset, grid_rows - 1.0)[0]
     for i in tl.range(first_row, last_row + 1, num_stages=1):
         band = bands + (i - first_row) * (ENTRIES * 8 * K)
-        _prepare(gain, band, i, first_cell - _bias(ASM), grid_rows, grid_columns, K, D, CELLS, TONES, ABSOLUTE)
+        _prepare(gain, band, i, first_cell - _bias(ASM), grid_rows, grid_columns, K, D, CELLS, TONES, ABSOLUTE, ASM)
     at = tile * BLOCK + tl.arange(0, BLOCK)
     inside = at < blocks
     first_x = (tl.minimum(at, blocks - 1) * COLUMNS).to(tl.float32)
-    if ASM:
-        origin = scratch.to(tl.int64) - first_cell.to(tl.int64) * (TONES * K * 16) - _bias(ASM) * 16 * K
     for strip in tl.range(first_strip, last_strip, num_stages=1):
         strip = tl.cast(strip, tl.int32)
         tl.debug_barrier()  # the bands are there, and the last strip's table has been read
-        _tabulate(bands, scratch, strip * ROWS, first_row, height, grid_rows, K, ROWS, ENTRIES)
+        _tabulate(
+            bands, scratch, strip * ROWS, first_row, height, row_scale, row_offset, grid_rows - 1.0, K, ROWS, ENTRIES, ASM
+        )
         tl.debug_barrier()
         # All of a block is read before any of it is written, which may be in place, and repeats its last row and column.
         words = ()
@@ -246,16 +278,16 @@ def _apply_kernel(
             line = tl.minimum(strip * ROWS + r, height - 1)
             for c in tl.static_range(WORDS):
                 column = at if PACKED else tl.minimum(at * COLUMNS + c, width - 1) * luma_step
-                words += (tl.load(luma + line * luma_pitch + column, inside, other=0).to(tl.int32),)
+                words += (tl.load(luma + line * luma_pitch + column, inside, other=0),)
         if CHANNELS == 3:
             if INTERLEAVED:
-                pair = tl.load(blue + strip * chroma_pitch + at, inside, other=0).to(tl.int32)
+                pair = tl.load(blue + strip * chroma_pitch + at, inside, other=0)
                 p1 = _decode(pair, 0, scale, ITEM, LOW_BITS, ASM)
                 p2 = _decode(pair, 1, scale, ITEM, LOW_BITS, ASM)
             else:
                 offset = strip * chroma_pitch + at * chroma_step
-                p1 = _decode(tl.load(blue + offset, inside, other=0).to(tl.int32), 0, scale, ITEM, LOW_BITS, ASM)
-                p2 = _decode(tl.load(red + offset, inside, other=0).to(tl.int32), 0, scale, ITEM, LOW_BITS, ASM)
+                p1 = _decode(tl.load(blue + offset, inside, other=0), 0, scale, ITEM, LOW_BITS, ASM)
+                p2 = _decode(tl.load(red + offset, inside, other=0), 0, scale, ITEM, LOW_BITS, ASM)
             q1, q2 = p1, p2
             if FILTERED:
                 offset = strip * clean_chroma_pitch + at
@@ -302,11 +334,8 @@ def _apply_kernel(
                     d, f = _split(tone, D - 1.0, ASM)
                     if ABSOLUTE:
                         f = tone
-                    if ASM:
-                        column = origin + j.to(tl.int64) * (TONES * K * 16)
-                    else:
-                        column = (j - first_cell) * TONES
-                    excess_r, excess_g, excess_b = _excesses(scratch, column, d, u, f, r * ENTRIES * K * 16, K, ASM)
+                    entry = d + ((j - first_cell) * TONES - _bias(ASM))
+                    excess_r, excess_g, excess_b = _excesses(scratch, entry, u, f, r * ENTRIES * K * 16, K, ASM)
                     diff_r = _difference(red_x, excess_r, ASM)
                     diff_g = _difference(green_x, excess_g, ASM)
                     diff_b = _difference(blue_x, excess_b, ASM)
@@ -424,6 +453,7 @@ def apply_curves(
         clean[0].stride(0), clean[1].stride(0), _colors(pixel_format, color, peak),
         1 / (peak * (1 << pixel_format.low_bits)), peak, unit / peak,
         columns / width / steps, (0.5 * columns / width - 0.5) / steps, float(columns - 1),
+        rows / height, 0.5 * rows / height - 0.5,
         pixel_format.channels, color.to_rgb()[0][0] == 0, pixel_format.shift_y, pixel_format.shift_x,
         8 * planes[0].element_size(), pixel_format.low_bits, *gain.shape[:2], filtered is not None, packed, interleaved,
         pixel_format.depth <= 10, not INTERPRETED and torch.version.hip is None,
@@ -507,7 +537,7 @@ def _variant(name: str, word: str, chroma: str, **constants: object) -> Variant:
         **dict(zip(pointers, kinds, strict=True)),
         **dict.fromkeys([*integers, *pitches], "i32"),
         "colors": ("fp32",) * 21,
-        **dict.fromkeys("scale peak unit cell_scale cell_offset cell_steps".split(), "fp32"),
+        **dict.fromkeys("scale peak unit cell_scale cell_offset cell_steps row_scale row_offset".split(), "fp32"),
     }
     divisible = tuple(p for p in [*pointers, *pitches, "width", "blocks"])
     return Variant(name, _apply_kernel, signature, constexprs, launch, 128, divisible)
