@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CLIP := examples/juggler
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench clean
+.PHONY: demo test test-triton36 check bench clean
 
 demo: .venv/installed
 	$(BIN)/rtlit enhance-video --overwrite $(CLIP).mp4
@@ -18,6 +18,10 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+# Kernels with the oldest Triton they are for, beside the newest one in .venv; `make test` has the newest.
+test-triton36: .venv/installed-dev .triton36/installed
+	PYTHONPATH=.triton36 $(BIN)/python -m pytest tests/kernels
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -28,7 +32,7 @@ bench: .venv/installed-dev
 	$(BIN)/python bench/bench_video.py
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4
+	rm -rf .venv .triton36 build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps let a second run start at once; they are stale when what to install changes.
@@ -41,6 +45,10 @@ clean:
 	@echo "Installing rtlit and what its tests need into .venv; the first time this fetches PyTorch and takes minutes"
 	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@ .venv/installed
+
+.triton36/installed: | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_ARGS) --no-deps --upgrade --target .triton36 triton==3.6.0
+	@touch $@
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) isn't there; install Python 3.11 or newer, or name it: make PYTHON=python3.12"; exit 1; }

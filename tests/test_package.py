@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -46,6 +47,50 @@ def test_import_is_light() -> None:
 def test_version_is_the_wheels() -> None:
     assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "rtlit/__init__.py"
     assert python("import rtlit; print(rtlit.__version__)") == rtlit.__version__
+
+
+def test_wheel_exposes_two_packages(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in files} == {"rtlit", "rtlit_kernels", f"rtlit-{rtlit.__version__}.dist-info"}
+    shipped = {name for name in files if name.endswith((".py", ".safetensors"))}
+    folders = {"rtlit": ROOT / "rtlit", "rtlit_kernels": ROOT / "kernels" / "rtlit_kernels"}
+    present = {
+        str(Path(package) / path.relative_to(folder))
+        for package, folder in folders.items()
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".safetensors")
+    }
+    assert shipped == present
+
+
+def test_kernels_know_nothing_of_rtlit() -> None:
+    for path in (ROOT / "kernels" / "rtlit_kernels").glob("*.py"):
+        imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)]
+        froms = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = [alias.name for node in imports for alias in node.names] + [node.module or "" for node in froms]
+        outside = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+        assert outside <= {"torch", "triton", "rtlit_kernels"}, path.name
+
+
+@pytest.mark.parametrize("module", ["rtlit", "rtlit.enhancer", "rtlit.commands", "rtlit.backends.choose"])
+def test_imports_without_triton(module: str) -> None:
+    """There is none for macOS and Windows."""
+    assert python(f"import sys; sys.modules['triton'] = None; import {module}; print('fine')") == "fine"
+
+
+def test_enhances_without_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import numpy as np
+from rtlit import Enhancer
+enhancer = Enhancer("cpu")
+print(enhancer(np.full((64, 64, 3), 20, np.uint8)).shape, enhancer.backend_name)
+"""
+    assert python(code).startswith("(64, 64, 3)")
 
 
 def test_every_dependency_is_pinned_for_tests() -> None:
