@@ -119,7 +119,10 @@ class _Plan:
             self._apply_scratch = self._zeros(apply_scratch_size(key.size, shape, key.pixel_format, device))
             self._estimate, self._gain = self._zeros(*shape), self._zeros(*shape)
             filtered = [
-                [torch.zeros(plane.shape, dtype=torch.uint16, device=device) for plane in self.slots[0].planes]
+                [
+                    torch.zeros(plane.shape, dtype=torch.int16, device=device).view(torch.uint16)
+                    for plane in self.slots[0].planes
+                ]
                 for _ in range(2 if engine.settings.denoise and not key.still else 0)
             ]
             since = torch.zeros((), dtype=torch.int32, device=device)
@@ -185,7 +188,7 @@ class _Plan:
         state = self.state
         since = state.frames_since + 1
         due = afresh | (since >= self._engine.every)
-        state.frames_since.copy_(torch.where(due, 0, since))
+        state.frames_since.copy_(since.masked_fill(due, 0))
         return state.target.copy_(torch.where(due, self._estimate, state.target))
 
 
@@ -301,8 +304,9 @@ class Engine:
         plan = self._plans.pop(key, None) or _Plan(self, key)
         self._plans[key] = plan
         if len(self._plans) > _PLANS:
-            _, oldest = self._plans.popitem(last=False)
-            oldest.finish()
+            # Not the video's, which stills in between would make forget.
+            oldest = next(key for key in self._plans if self._last is None or key != self._last[0])
+            self._plans.pop(oldest).finish()
         return plan
 
     def _controls(self, key: _Key, pts: float | None, strength: float) -> tuple[float, float, float]:

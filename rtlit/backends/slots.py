@@ -85,9 +85,7 @@ class Slot:
             pairs = zip(self.planes, (stored[0], stored[1][:, 0::2], stored[1][:, 1::2]), strict=True)
         shift = low_bits - self._packing.low_bits if low_bits is not None else 0
         for target, source in pairs:
-            if shift:
-                # torch shifts no uint16; the sign that an int16 drags in is masked off.
-                codes = (source.view(torch.int16) >> shift) & ((1 << (16 - shift)) - 1)
-                target.view(torch.int16).copy_(codes)
-            else:
-                target.copy_(source)
+            if source.dtype == torch.uint16:  # of which torch can do little; the sign that int16 brings is masked off
+                target, source = target.view(torch.int16), source.view(torch.int16)
+                source = (source >> shift) & ((1 << (16 - shift)) - 1) if shift else source
+            target.copy_(source)

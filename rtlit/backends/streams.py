@@ -104,7 +104,7 @@ class CudaStreams:
 
 class _CudaMark:
     def __init__(self, stream: torch.cuda.Stream) -> None:
-        self.event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self.event = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
         self.event.record(stream)
 
     def elapsed_since(self, earlier: Mark) -> float:
