@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rtlit_kernels.color import Color, PixelFormat, check_planes, code_matrix
-from rtlit_kernels.launch import AnalyzeLaunch, Variant, analyze_launch
+from rtlit_kernels.launch import Variant, analyze_launch
 
 BINS = 128
 SCRATCH = BINS + 1  # int32: counters and the ticket
@@ -74,7 +74,8 @@ def _analyze_kernel(
     # shapes
     height, width, luma_pitch, luma_step, luma_readable, chroma_pitch, chroma_step, chroma_readable,
     shift_y, shift_x, h, w, tile, scale, count_scale,
-    CHANNELS: tl.constexpr, INTERLEAVED: tl.constexpr, LOW_BITS: tl.constexpr, ALIGN: tl.constexpr, FRACTION: tl.constexpr,
+    CHANNELS: tl.constexpr, INTERLEAVED: tl.constexpr, LOW_BITS: tl.constexpr, ALIGN: tl.constexpr,
+    FRACTION: tl.constexpr,
     # tunables
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHROMA_COLUMNS: tl.constexpr, CELLS: tl.constexpr,
     SPAN: tl.constexpr, CHROMA_SPAN: tl.constexpr,
@@ -231,7 +232,7 @@ def _variant(name: str, words: str, interleaved: bool, low_bits: int) -> Variant
             **launch.blocks(),
         },
         launch,
-        divisible=tuple("luma blue red thumbnail luma_pitch luma_readable chroma_pitch chroma_readable w".split()),
+        divisible=("luma", "blue", "red", "luma_pitch", "luma_readable", "chroma_pitch", "chroma_readable", "w"),
     )
 
 

@@ -3,8 +3,8 @@
     G ← Ĝ + kept·clamp(G − Ĝ, ±MAX_LAG), kept = e^(−Δpts/τ);   G ← Ĝ at a cut: ½·Σ|histogram − last| > CUT_DISTANCE
     gain = exp(keep_order(strength·G))
 
-keep_order lets t fall from bin d to d + 1 by no more than s(d + 1) = ln(1 + (D − 1) / ((d + 1)·(D − 2 − d))), for d from
-D − 3 down to 0: t(d) ← min(t(d), t(d + 1) + s(d + 1)). The last bin may fall by any amount.
+keep_order: t(d) ← min(t(d), t(d + 1) + ln(1 + (D − 1) / ((d + 1)·(D − 2 − d)))) for bins d from D − 3 down to 0, the
+steepest fall that keeps greys in order; to the last bin t may fall by any amount.
 
 `follow` does all of it in one launch: 8,064 values of a 3×8×14×24 grid, 97 kB moved, so launch and latency are all it
 takes. A program has a column of bins to a thread, takes the decision on cuts by itself, and reads and writes no other
@@ -79,8 +79,8 @@ def _follow_kernel(
     at = column // cells * (D * cells) + column % cells
     new, old = (), ()  # all loads before the first store, which they can't pass
     for d in tl.static_range(D):
-        new += (tl.load(estimate + at + d * cells, inside, other=0),)
-        old += (tl.load(grid + at + d * cells, inside, other=0),)
+        new = new + (tl.load(estimate + at + d * cells, inside, other=0),)  # type: ignore[assignment]
+        old = old + (tl.load(grid + at + d * cells, inside, other=0),)  # type: ignore[assignment]
     tl.debug_barrier()  # every thread has read the last histogram before the ticket says so
     if tl.atomic_add(ticket, 1) == tl.num_programs(0) - 1:
         tl.store(last_histogram + tl.arange(0, BINS), now)

@@ -69,10 +69,8 @@ def test_follow_is_the_reference_over_a_video(
     frames = [(0.04, 1.0, 1.0, 0.0), (0.04, 1.0, 0.0, 0.1), (0.2, 0.5, 0.0, 0.2), (0.04, 1.5, 0.0, 0.9), (1, 1, 1, 0.9)]
     for index, (elapsed, strength, reset, distance) in enumerate(frames):
         estimate, histogram = grid(shape, 1) + 0.05 * grid(shape, 2 + index), histograms(distance)[0]
-        if reset:
-            wanted = estimate
-        else:
-            wanted = reference.smooth(estimate, histogram, wanted, before, elapsed, 0.5)
+        smoothed = reference.smooth(estimate, histogram, wanted, before, elapsed, 0.5)
+        wanted = estimate if reset else smoothed
         cut = bool(reset) or bool(reference.is_cut(histogram, before))
         before = histogram
         controls = torch.tensor([math.exp(-elapsed / 0.5), strength, reset, 0.0], device=device)
