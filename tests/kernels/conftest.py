@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,23 @@ if not CUDA:
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError("triton was imported before tests/kernels/conftest.py: run pytest with TRITON_INTERPRET=1")
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def _mend_interpreter() -> None:
+    """Triton 3.6's interpreter makes the bound of a loop an int by int(array of one), which NumPy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def mended(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = mended
+
+
+if not CUDA and find_spec("triton") and version("triton").startswith("3.6."):
+    _mend_interpreter()
 
 
 @pytest.fixture(scope="session")
