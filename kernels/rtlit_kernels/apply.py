@@ -95,8 +95,23 @@ def _decode(words, at: tl.constexpr, scale, ITEM: tl.constexpr, LOW_BITS: tl.con
 
 @triton.jit
 def _encode(value, peak):
-    """A clamped value's code, in the low bits."""
+    """A clamped value's code, in the low bits; there is more above them."""
     return (value * peak + 8388608.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _join(first, second, ITEM: tl.constexpr, ASM: tl.constexpr):
+    """Two words of ITEM bits as one."""
+    if not ASM:
+        word = (first & ((1 << ITEM) - 1)) | (second << ITEM)
+    elif ITEM == 8:
+        word = tl.inline_asm_elementwise(
+            "{ .reg .b32 a, b; prmt.b32 a, $1, $3, 0x40; prmt.b32 b, $2, $4, 0x40; prmt.b32 $0, a, b, 0x5410; }",
+            "=r,r,r,r,r", [first, second], tl.int16, True, 2,
+        )  # fmt: skip
+    else:
+        word = tl.inline_asm_elementwise("prmt.b32 $0, $1, $2, 0x5410;", "=r,r,r", [first, second], tl.int32, True, 1)
+    return word
 
 
 @triton.jit
@@ -129,31 +144,31 @@ def _fetch_asm(k: int, row: int) -> str:
     loads = " ".join(
         f"ld.global.v4.f32 {{${i}, ${i + 1}, ${i + 2}, ${i + 3}}}, [a+{row + 4 * i}];" for i in range(0, 4 * k, 4)
     )
-    return f"{{ .reg .u64 a; mad.wide.u32 a, ${4 * k}, {16 * k}, ${4 * k + 1}; {loads} }}"
+    return f"{{ .reg .u32 o; .reg .u64 a; mad.lo.u32 o, ${4 * k}, {16 * k}, ${4 * k + 1}; cvt.u64.u32 a, o; add.u64 a, a, ${4 * k + 2}; {loads} }}"
 
 
 @triton.constexpr_function
 def _fetch_constraints(k: int) -> str:
-    return "=&f," * (4 * k) + "r,l"
+    return "=&f," * (4 * k) + "r,r,l"
 
 
 @triton.jit
-def _excesses(table, entry, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl.constexpr):
+def _excesses(table, column, d, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl.constexpr):
     """F = gain − 1 of each channel, between two cells and two tones."""
     if ASM:
         if K == 3:
             v0, x0, z0, b0, v1, x1, z1, b1, v2, x2, z2, b2 = tl.inline_asm_elementwise(
-                _fetch_asm(3, ROW), _fetch_constraints(3), [entry, table.to(tl.int64)],
+                _fetch_asm(3, ROW), _fetch_constraints(3), [d, column * (16 * K), table.to(tl.int64)],
                 (tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32, tl.float32,
                  tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
             )  # fmt: skip
         else:
             v0, x0, z0, b0 = tl.inline_asm_elementwise(
-                _fetch_asm(1, ROW), _fetch_constraints(1), [entry, table.to(tl.int64)],
+                _fetch_asm(1, ROW), _fetch_constraints(1), [d, column * (16 * K), table.to(tl.int64)],
                 (tl.float32, tl.float32, tl.float32, tl.float32), False, 1,
             )  # fmt: skip
     else:
-        at = table + ROW // 4 + entry * (4 * K)
+        at = table + ROW // 4 + (column + d) * (4 * K)
         v0, x0, z0, b0 = tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3)
         if K == 3:
             v1, x1, z1, b1 = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
@@ -302,7 +317,7 @@ def _apply_kernel(
         for r in tl.static_range(ROWS):
             line = strip * ROWS + r
             for w in tl.static_range(WORDS):
-                result = tl.zeros((BLOCK,), tl.int32)
+                result = at
                 for h in tl.static_range(HELD):
                     c = w * HELD + h
                     if PACKED:
@@ -334,8 +349,8 @@ def _apply_kernel(
                     d, f = _split(tone, D - 1.0, ASM)
                     if ABSOLUTE:
                         f = tone
-                    entry = d + ((j - first_cell) * TONES - _bias(ASM))
-                    excess_r, excess_g, excess_b = _excesses(scratch, entry, u, f, r * ENTRIES * K * 16, K, ASM)
+                    column = (j - first_cell) * TONES - _bias(ASM)
+                    excess_r, excess_g, excess_b = _excesses(scratch, column, d, u, f, r * ENTRIES * K * 16, K, ASM)
                     diff_r = _difference(red_x, excess_r, ASM)
                     diff_g = _difference(green_x, excess_g, ASM)
                     diff_b = _difference(blue_x, excess_b, ASM)
@@ -350,14 +365,14 @@ def _apply_kernel(
                     else:
                         value = tl.fma(diff_r, colors[12], tl.fma(diff_g, colors[13], value))
                         value = _saturated(diff_b, colors[14], value, ASM)
-                    code = (_encode(value, peak) & ((1 << (ITEM - LOW_BITS)) - 1)) << LOW_BITS
-                    result = code if h == 0 else result | (code << (ITEM * h))
+                    code = _encode(value, peak)
+                    result = code if h == 0 else _join(result, code, ITEM, ASM)
                 place = at if PACKED else at * COLUMNS + w
                 keep = inside & (line + at * 0 < height)  # a vector: the interpreter can't join a scalar to a mask
                 if not PACKED:
                     keep &= place < width
                 target = luma_out + line * luma_pitch_out + place * luma_step_out
-                tl.store(target, result.to(luma_out.dtype.element_ty), keep)
+                tl.store(target, (result << LOW_BITS).to(luma_out.dtype.element_ty), keep)
         if CHANNELS == 3:
             if FILTERED:
                 share = sum_w * (1.0 / (ROWS * COLUMNS))
@@ -370,15 +385,14 @@ def _apply_kernel(
                 p1 = _saturated(sum_b, colors[17], p1, ASM)
                 p2 = tl.fma(sum_g, colors[19], tl.fma(sum_b, colors[20], p2))
                 p2 = _saturated(sum_r, colors[18], p2, ASM)
-            code1 = (_encode(p1, peak) & ((1 << (ITEM - LOW_BITS)) - 1)) << LOW_BITS
-            code2 = (_encode(p2, peak) & ((1 << (ITEM - LOW_BITS)) - 1)) << LOW_BITS
+            code1, code2 = _encode(p1, peak), _encode(p2, peak)
             if INTERLEAVED:
-                pair = code1 | (code2 << ITEM)
-                tl.store(blue_out + strip * chroma_pitch_out + at, pair.to(blue_out.dtype.element_ty), inside)
+                pair = _join(code1, code2, ITEM, ASM)
+                tl.store(blue_out + strip * chroma_pitch_out + at, (pair << LOW_BITS).to(blue_out.dtype.element_ty), inside)
             else:
                 offset = strip * chroma_pitch_out + at * chroma_step_out
-                tl.store(blue_out + offset, code1.to(blue_out.dtype.element_ty), inside)
-                tl.store(red_out + offset, code2.to(red_out.dtype.element_ty), inside)
+                tl.store(blue_out + offset, (code1 << LOW_BITS).to(blue_out.dtype.element_ty), inside)
+                tl.store(red_out + offset, (code2 << LOW_BITS).to(red_out.dtype.element_ty), inside)
 
 
 def apply_curves(
@@ -487,7 +501,7 @@ def _words(plane: Tensor, out: Tensor, count: int) -> tuple[bool, Tensor, Tensor
         tensor.stride(1) == 1 and not (tensor.shape[1] % count or tensor.stride(0) % count or tensor.data_ptr() % size)
         for tensor in (plane, out)
     )
-    if count == 1 or size > 4 or not whole:
+    if count != 2 or not whole:
         return count == 1, plane, out
     dtype = torch.int16 if size == 2 else torch.int32
     return True, plane.view(dtype), out.view(dtype)
