@@ -70,7 +70,7 @@ class Plan:
         """On the GPU, or the tiny one of a rehearsal."""
         if rehearsal:
             return cls(torch.device("cpu"), _TINY, 1, 2, quick, rehearsal)
-        return cls(torch.device("cuda"), _SIZES, 15 if quick else 40, 300, quick)
+        return cls(torch.device("cuda", 0), _SIZES, 15 if quick else 40, 300, quick)
 
 
 @cache
@@ -186,15 +186,19 @@ def play(
     seconds: Sequence[float] | None = None,
     begin: int = 0,
     strength: float = 1.0,
-) -> list[HostPlanes]:
+    results: Sequence[HostPlanes] | None = None,
+) -> Sequence[HostPlanes]:
     """Frames through an engine, as many in flight as it has room for.
 
     Args:
         seconds: when each is shown; otherwise at 24 a second, the first as number `begin`.
+        results: where the results go, again from its start when it is full; new arrays otherwise.
     """
-    results = [tuple(np.empty_like(plane) for plane in source) for source in sources]
+    if results is None:
+        results = [tuple(np.empty_like(plane) for plane in source) for source in sources]
     waiting: deque[Any] = deque()
-    for index, (source, out) in enumerate(zip(sources, results, strict=True)):
+    for index, source in enumerate(sources):
+        out = results[index % len(results)]
         at = seconds[index] if seconds else (begin + index) / FPS
         waiting.append(engine.submit(source, pixel_format, COLOR, at, out, strength=strength))
         if len(waiting) > engine.depth:
@@ -291,7 +295,7 @@ class KernelCases:
         from rtlit_kernels.denoise import filter_planes
 
         frame = self._copied(self.frame)
-        last = [plane.to(torch.int32).to(torch.uint16) for plane in self._last_planes()]
+        last = [plane.cpu().to(torch.uint16).to(self.device) for plane in self._last_planes()]
         out = [torch.empty_like(plane) for plane in last]
         return partial(filter_planes, frame, last, self.format, _DENOISE, out=out), lambda: whole(out)
 
@@ -324,8 +328,9 @@ class KernelCases:
 
     def _copied(self, frame: Planes) -> Planes:
         copy = like(frame)
+        bits = torch.uint8 if self.format.depth == 8 else torch.int16  # torch has more operations on int16
         for target, source in zip(copy, frame, strict=True):
-            target.copy_(source)
+            target.view(bits).copy_(source.view(bits))
         return copy
 
     @cache  # noqa: B019 (a process measures a few kinds of frames)

@@ -128,6 +128,7 @@ class Meter:
 
         if not self.cuda:
             return run, None
+        self.synchronize()  # buffers are filled by the current stream
         stream = torch.cuda.Stream(self.device)
         with torch.cuda.stream(stream):
             run()  # compiles, and fills what launchers remember
@@ -178,7 +179,7 @@ def launch_overhead(meter: Meter) -> dict[str, Any]:
     pointer = torch.zeros(1, dtype=torch.int32, device=meter.device)
 
     def empty() -> None:
-        _empty_kernel[(1,)](pointer)
+        _empty_kernel[(1,)](pointer, enable_fp_fusion=True)
 
     return {
         "in_graph": meter.rotated([empty] * (_MOST_SETS if meter.cuda else 2)).to_dict(),

@@ -55,6 +55,9 @@ SEARCHES = {
     "analyze": [
         Choices("analyze", "analyze_launch", "", {"rows": (4, 8, 16, 32), "num_warps": WARPS}),
     ],
+    "filter_planes": [
+        Choices("denoise", "filter_launch", "", {"rows": (8, 16, 32), "columns": (64, 128, 256), "num_warps": WARPS}),
+    ],
     "estimate": [
         Choices(
             "estimate",

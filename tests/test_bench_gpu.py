@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
+import types
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,20 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which flop_counter does too
-pytest.importorskip("triton", reason=f"no triton for {sys.platform}")
+if find_spec("triton") is None and sys.platform != "linux":
+    pytest.skip(f"no triton for {sys.platform}", allow_module_level=True)
 
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from tests.kernels.conftest import CUDA  # before triton, which flop_counter imports: chooses its interpreter
 
-from bench import gpu, gpu_checks, gpu_steps  # noqa: E402
-from bench.gpu_cases import FORMATS, KernelCases, Plan, clip, host_frames  # noqa: E402
-from bench.gpu_report import TARGETS, show_step, summary, table  # noqa: E402
-from bench.gpu_timing import Meter, Times  # noqa: E402
-from bench.peers import PEERS, FramePeer  # noqa: E402
-from rtlit.backends import cuda_engine  # noqa: E402
+# isort: split
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import gpu, gpu_checks, gpu_steps, tune
+from bench.gpu_cases import FORMATS, KernelCases, Plan, clip, host_frames
+from bench.gpu_report import TARGETS, show_step, summary, table
+from bench.gpu_timing import Meter, Times
+from bench.peers import PEERS, FramePeer
+from rtlit.backends import cuda_engine
 
 ROOT = Path(__file__).parent.parent
 PLAN = Plan.make(rehearsal=True)
@@ -146,7 +151,7 @@ def test_a_wrong_kernel_is_not_timed(idle_launchers: None, report: gpu.Report) -
 def test_step_engine(report: gpu.Report) -> None:
     gpu_checks.engine(report, PLAN)
     assert gpu.failures(report.values) == [], report.values
-    assert all(row["frames"] == 4 and row["graph_is_plain_to_the_bit"] for row in report.values.values())
+    assert all(row["frames"] == 3 and row["graph_is_plain_to_the_bit"] for row in report.values.values())
 
 
 def test_step_engine_finds_what_is_wrong(idle_launchers: None, report: gpu.Report) -> None:
@@ -218,11 +223,11 @@ import rtlit.enhancer
 
 
 def test_command_without_a_gpu(tmp_path: Path) -> None:
-    if torch.cuda.is_available():
+    if CUDA:
         pytest.skip("there is one")
-    command = [sys.executable, "bench/gpu.py", "-o", tmp_path / "x.json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "no CUDA device" in done.stderr
+    for command in (["bench/gpu.py", "-o", tmp_path / "x.json"], ["bench/tune.py"]):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and "no CUDA device" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -246,3 +251,49 @@ def test_command_keeps_what_a_broken_step_leaves(monkeypatch: pytest.MonkeyPatch
     assert results["stream"]["values"] == {"before": 2} and "not done after 15 s" in results["stream"]["error"]
     whole = {"steps": results, "summary": summary(results), "rehearsal": True}
     assert "fire" in show_step("peers", results["peers"]) and "not measured" in table(whole)
+
+
+def test_tune_finds_the_faster_of_what_is_right(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A candidate that is wrong, one that can't be launched, one that takes longer and one that doesn't."""
+    launch = import_module("rtlit_kernels.launch").Launch
+    module = types.ModuleType("rtlit_kernels.fake")
+    module.pick = lambda: launch(num_warps=4, num_stages=3)
+    monkeypatch.setitem(sys.modules, "rtlit_kernels.fake", module)
+    seen = []
+
+    class Cases(KernelCases):
+        def check(self, name: str) -> dict[str, Any]:
+            if module.pick().num_warps == 16:
+                raise RuntimeError("too many resources requested for launch")
+            return {"ok": module.pick().num_warps != 1}
+
+        def _call(self, name: str) -> Any:
+            def call() -> None:
+                seen.append(module.pick())
+                time.sleep(0.001 * module.pick().num_warps)
+
+            return call, list
+
+    monkeypatch.setattr("bench.gpu_cases.KernelCases", Cases)
+    first = tune.Choices("fake", "pick", "", {"num_warps": (1, 2, 8, 16)})
+    second = tune.Choices("fake", "pick", "", {"num_stages": (1, 2)})
+    monkeypatch.setitem(tune.SEARCHES, "apply_curves", [first, second])
+    tune.tune(PLAN, ["apply_curves"], ["1080p"], "nv12")
+    printed = capsys.readouterr().out
+    assert "2 right of those tried" in printed
+    assert "Launch(num_warps=2, num_stages=3)  # apply_curves, 1080p" in printed
+    assert {(at.num_warps, at.num_stages) for at in seen} == {(4, 3), (2, 3), (8, 3), (2, 1), (2, 2)}
+    assert module.pick().num_warps == 4, "as it was"
+
+
+@pytest.mark.parametrize("kernel", tune.SEARCHES)
+def test_tune_varies_what_there_is(kernel: str) -> None:
+    """Names of modules, of what picks, and of fields are those of the kernels."""
+    cases = KernelCases(PLAN, FORMATS["nv12"], PLAN.sizes["720p"])
+    for choices in tune.SEARCHES[kernel]:
+        now = tune.picked(choices, cases, kernel)
+        for values in choices.combinations():
+            assert replace(getattr(now, choices.part) if choices.part else now, **values)
+        assert eval(tune.paste(choices, now), vars(import_module("rtlit_kernels.launch")))
