@@ -1,0 +1,156 @@
+"""`apply_curves` against the reference: every format, memory as decoders give it, in place, with filtered planes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import rtlit_kernels
+from rtlit import reference
+from rtlit.frame import Color, PixelFormat
+from rtlit_kernels import apply
+from tests.frames import COLORS, FORMATS, INTERLEAVED, color_for, random_grid, random_planes
+from tests.kernels import ptx
+
+# One code: float32 in another order. Measured on random grids, e⁻⁴ … e⁴ from bin to bin: 0.0 … 0.1 % of the codes
+# differ at 8 bits, up to 0.9 % at 16.
+TOLERANCE, SHARE = 1, 0.02
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, every test runs the PTX")
+
+
+def on(device: torch.device, planes: list[Tensor]) -> list[Tensor]:
+    """The planes on a device; those of interleaved chroma still views of one tensor."""
+    if len(planes) == 3 and planes[1].stride(1) == 2:
+        both = planes[1].as_strided((*planes[1].shape, 2), (*planes[1].stride(), 1)).to(device)
+        return [planes[0].to(device), both[..., 0], both[..., 1]]
+    return [plane.to(device) for plane in planes]
+
+
+def gains(**shape: int) -> Tensor:
+    return reference.exponentiate(random_grid(1, **shape)[0], 1)
+
+
+def assert_close(got: list[Tensor], want: list[Tensor], pixel_format: PixelFormat) -> None:
+    for index, (plane, wanted) in enumerate(zip(got, want, strict=True)):
+        assert plane.dtype == wanted.dtype
+        distance = (plane.cpu().int() - wanted.cpu().int()).abs() / (1 << pixel_format.low_bits)
+        assert distance.max() <= TOLERANCE, f"plane {index}"
+        assert (distance > 0).sum() <= max(3, SHARE * distance.numel()), f"plane {index}: too often one code away"
+
+
+def check(
+    planes: list[Tensor], gain: Tensor, name: str, color: Color, device: torch.device, **filtered: list[Tensor]
+) -> list[Tensor]:
+    pixel_format = PixelFormat(name)
+    clean = {key: [plane.to(device) for plane in value] for key, value in filtered.items()}
+    got = rtlit_kernels.apply_curves(on(device, planes), gain.to(device), pixel_format, color, **clean)
+    codes = {key: [plane.float() * 2.0 ** (pixel_format.depth - 16) for plane in value] for key, value in filtered.items()}
+    assert_close(got, reference.apply_curves(planes, gain, pixel_format, color, **codes), pixel_format)
+    return got
+
+
+@pytest.mark.parametrize("name", FORMATS + INTERLEAVED)
+def test_every_format(name: str, device: torch.device) -> None:
+    """Of an odd size, codes out of range included; and gain 1 changes nothing, bit for bit."""
+    pixel_format = PixelFormat(name)
+    color = color_for(pixel_format, Color("bt601", full_range=name.startswith("yuvj")))
+    planes = random_planes(pixel_format, (17, 19), seed=1)
+    check(planes, gains(rows=3, columns=4), name, color, device)
+    one = torch.ones(3, 8, 1, 2, device=device)
+    same = rtlit_kernels.apply_curves(on(device, planes), one, pixel_format, color)
+    assert all(torch.equal(got.cpu(), plane) for got, plane in zip(same, planes, strict=True))
+
+
+@pytest.mark.parametrize("color", COLORS, ids=str)
+def test_every_color(color: Color, device: torch.device) -> None:
+    check(random_planes(PixelFormat("nv12"), (16, 48), seed=2), gains(), "nv12", color, device)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [{"channels": 1}, {"bins": 2}, {"bins": 5, "channels": 1}, {"rows": 1}, {"columns": 1}, {"rows": 32, "columns": 32}],
+    ids=str,
+)
+def test_every_grid(grid: dict[str, int], device: torch.device) -> None:
+    check(random_planes(PixelFormat("yuv420p"), (18, 70), seed=3), gains(**grid), "yuv420p", Color(), device)
+
+
+@pytest.mark.parametrize("name", ["nv12", "p010le", "yuv422p", "gbrp"])
+def test_pitches_and_in_place(name: str, device: torch.device) -> None:
+    """Rows longer than the picture, by an odd and an even number of codes; what lies between rows stays as it is."""
+    pixel_format = PixelFormat(name)
+    planes = random_planes(pixel_format, (16, 34), seed=4)
+    color = color_for(pixel_format, Color())
+    want = reference.apply_curves(planes, gains(), pixel_format, color)
+    for more in (5, 6):
+        step = planes[-1].stride(1)
+        base = [torch.full((p.shape[0], p.shape[1] + more), 77, dtype=p.dtype, device=device) for p in planes]
+        if step == 2:
+            both = torch.full((*base[1].shape, 2), 77, dtype=planes[1].dtype, device=device)
+            base[1:] = [both[..., 0], both[..., 1]]
+        views = [whole[:, :-more] for whole in base]
+        for view, plane in zip(views, planes, strict=True):
+            view.copy_(plane)
+        got = rtlit_kernels.apply_curves(views, gains().to(device), pixel_format, color, out=views)
+        assert all(a is b for a, b in zip(got, views, strict=True))
+        assert_close(got, want, pixel_format)
+        assert all((whole[:, -more:].cpu().int() == 77).all() for whole in base)
+
+
+@pytest.mark.parametrize("name", ["nv12", "yuv420p10le", "gbrp", "gray", "yuv410p"])
+def test_filtered(name: str, device: torch.device) -> None:
+    """The planes that the temporal filter leaves, in 16 bits; gain 1 still gives the frame itself."""
+    pixel_format = PixelFormat(name)
+    planes = random_planes(pixel_format, (17, 22), seed=5)
+    rng = np.random.default_rng(6)
+    clean = [torch.from_numpy(rng.integers(0, 65535, plane.shape, np.uint16, endpoint=True)) for plane in planes]
+    color = color_for(pixel_format, Color("bt2020"))
+    check(planes, gains(rows=2, columns=3), name, color, device, filtered=clean)
+    same = check(planes, torch.ones(3, 8, 2, 3), name, color, device, filtered=clean)
+    assert all(torch.equal(got.cpu(), plane) for got, plane in zip(same, planes, strict=True))
+
+
+def test_buffers_are_only_used(device: torch.device) -> None:
+    """With `out` and `scratch` nothing is allocated; more scratch than needed, and what it holds, don't matter."""
+    pixel_format, planes = PixelFormat("nv12"), random_planes(PixelFormat("nv12"), (16, 32), seed=7)
+    gain = gains()
+    size = apply.scratch_size((16, 32), gain.shape, pixel_format, device)
+    scratch = torch.full((size + 8,), float("nan"), device=device)
+    out = on(device, random_planes(pixel_format, (16, 32), seed=8))
+    arguments = (on(device, planes), gain.to(device), pixel_format, Color())
+    rtlit_kernels.apply_curves(*arguments, out=out, scratch=scratch)
+    assert_close(out, reference.apply_curves(planes, gain, pixel_format, Color()), pixel_format)
+    assert scratch[size:].isnan().all()
+    with pytest.raises(ValueError, match=f"expected {size} f32"):
+        rtlit_kernels.apply_curves(*arguments, scratch=scratch[: size - 1])
+    with pytest.raises(ValueError, match="expected \\[3 or 1"):
+        rtlit_kernels.apply_curves(arguments[0], gain[:2].contiguous().to(device), pixel_format, Color())
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["nv12", "yuv420p", "p010le", "yuv444p16le", "gray"])
+@pytest.mark.parametrize("channels", [3, 1])
+def test_the_ptx(name: str, channels: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NVIDIA's GPUs run, with the meaning of each instruction in NumPy; several tiles and programs."""
+    from triton.runtime import interpreter
+
+    snippets: set[str] = set()
+
+    def assembly(self: Any, asm: str, constraints: str, values: list[Any], kinds: list[Any], pure: bool, pack: int) -> Any:
+        snippets.add(asm)
+        elements = [kind.element_ty if kind.is_block() else kind for kind in kinds]
+        types = [interpreter._get_np_dtype(kind) for kind in elements]
+        shape = values[0].data.shape
+        flat = [value.data.astype(np.uint64) if value.dtype.is_ptr() else value.data for value in values]
+        arrays = ptx.run(asm, constraints, [np.asarray(array).reshape(-1) for array in flat], types, pack)
+        handles = [interpreter.TensorHandle(a.reshape(shape), k) for a, k in zip(arrays, elements, strict=True)]
+        return type("Call", (), {"get_result": lambda self, n: handles[n]})()
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_inline_asm", assembly)
+    monkeypatch.setattr(apply, "INTERPRETED", False)
+    check(random_planes(PixelFormat(name), (16, 32), seed=9), gains(channels=channels), name, Color(), device)
+    assert len(snippets) >= 7
