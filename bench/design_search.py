@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from rtlit import reference
 from rtlit.frame import Color, PixelFormat
-from rtlit.network import CurveNetwork, NetworkConfig
+from rtlit.network import CurveNetwork, NetworkConfig, save_network
 from rtlit.training import supervised
 from rtlit.training.evaluate import Pair, find_pairs
 from rtlit.training.photos import find_photos, load_photos, random_crops
@@ -174,6 +174,8 @@ ROWS: dict[str, Row] = {
     "relative-192": Row(NetworkConfig(thumbnail=192), loss={"relative": 0.02}),
     "relative-96-192": Row(NetworkConfig(thumbnail=192, width=96), loss={"relative": 0.02}),
     "relative-unchanged-25": replace(_shares(0.25, 0.06, 0.42, 0.12, 0.15), loss={"relative": 0.02}),
+    "relative-toe-16": replace(_light(toe=1.6), loss={"relative": 0.02}),
+    "relative-toe-20": replace(_light(toe=2.0, foreground=(-5.0, -1.5)), loss={"relative": 0.02}),
     "light-uniform": _shares(0.38, 0.62, 0, 0, 0),
     "light-no-masks": _shares(0.38, 0.2, 0, 0.22, 0.2),
     "light-no-composed": _shares(0.38, 0.05, 0.42, 0, 0.15),
@@ -216,6 +218,7 @@ def main(
         began = time.perf_counter()
         network, guide, loss = train(ROWS[name], photos, iterations)
         scores = {key: score(network, guide, each) for key, each in sets.items()}
+        save_network(network, target.with_name(f"{name}.safetensors"), row=name)
         row = {"row": name, "iterations": iterations, "loss": loss, "seconds": time.perf_counter() - began}
         with target.open("a") as file:
             print(json.dumps(row | scores | cost(network)), file=file)

@@ -220,3 +220,21 @@ def test_photographs_are_not_written_to() -> None:
 def test_impossible_settings_are_said(bad: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="shares of light|must be \\(low, high\\)"):
         SimulationSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_the_camera_decodes_what_it_encodes() -> None:
+    photos = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    light = {"foreground": (0.0, 0.0), "background": (0.0, 0.0), "cast": 0.0, "glare": 0.0, "noise": (-9.0, -9.0)}
+    settings = SimulationSettings(0, 0, 1, 0, 0, toe=2.0, **light)
+    dark, truth = simulate(photos, settings, torch.Generator().manual_seed(1))
+    assert torch.equal(truth, photos)
+    assert (dark - truth).abs().max() < 1.01 / 255
+
+
+def test_an_s_curve_drowns_shadows() -> None:
+    photos = torch.full((1, 3, 32, 48), 0.3)
+    means = []
+    for toe in (1.0, 2.0):
+        settings = SimulationSettings(0, 1, 0, 0, 0, under_exposure=(-3.0, -3.0), toe=toe, cast=0.0, glare=0.0)
+        means.append(simulate(photos, settings, torch.Generator().manual_seed(1))[0].mean())
+    assert means[1] < 0.9 * means[0]

@@ -1,6 +1,9 @@
 """Backlight and under-exposure, simulated in linear light on well-lit photographs.
 
-    photograph ─ decode gamma ─ × 2^EV(x, y) × cast ─ + veiling glare ─ + sensor noise ─ encode ─ 8 bits
+    photograph ─ decode ─ × 2^EV(x, y) × cast ─ + veiling glare ─ + sensor noise ─ encode ─ 8 bits
+
+A camera encodes with a gamma and an S-curve, and is decoded by their inverses. The S-curve is what drowns shadows: in
+real exposure brackets, codes 8 to 16 of the dark frame become 70 to 115 in the fusion.
 
 EV(x, y) is one of five kinds, drawn for each picture: nothing (the picture must stay as it is), the
 same everywhere, a mask that follows the picture's edges, another photograph as the bright view behind
@@ -33,9 +36,9 @@ class SimulationSettings:
         under_exposure: EV of the whole picture.
         foreground, background: EV inside and outside the mask.
         expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −6.
-        toe: largest exponent of the camera's S-curve, which makes what is dark darker; 1 is straight.
+        toe: largest exponent of the camera's S-curve; 1 is straight.
         cast: largest per-channel gain of what is darkened, either way.
-        glare: largest share of the light that is spread over the picture.
+        glare: largest share of the light that is spread over the picture; drawn as a square.
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
@@ -49,7 +52,7 @@ class SimulationSettings:
     foreground: tuple[float, float] = (-4.5, -1.5)
     background: tuple[float, float] = (-0.3, 0.1)
     expansion: tuple[float, float] = (1.3, 3.2)
-    toe: float = 1.1
+    toe: float = 1.4
     cast: float = 0.25
     glare: float = 0.04
     noise: tuple[float, float] = (-5.0, -3.2)
@@ -64,9 +67,7 @@ class SimulationSettings:
                 raise UsageError(f"{name} = {(low, high)} must be (low, high)")
 
 
-def simulate(
-    photos: Tensor, settings: SimulationSettings, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def simulate(photos: Tensor, settings: SimulationSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Put photographs into bad light.
 
     Args:
@@ -94,10 +95,13 @@ def simulate(
         truth[composed], ev[composed] = compose(photos[composed], photos.roll(1, 0)[composed], settings, generator)
 
     gamma = _uniform((1.9, 2.5), count, generator, photos)
-    light = expose(truth.clamp(min=1e-4).pow(gamma), ev, _cast(ev, settings, generator))
-    light = veil(light, _uniform((0.0, settings.glare), count, generator, photos))
+    toe = _uniform((1.0, settings.toe), count, generator, photos)
+    scene = s_curve(truth, 1 / toe).clamp(min=1e-4).pow(gamma)
+    light = expose(scene, ev, _cast(ev, settings, generator))
+    # Squared: most scenes have little, as blacks show.
+    light = veil(light, settings.glare * _uniform((0.0, 1.0), count, generator, photos).square())
     light = add_noise(light, _uniform(settings.noise, count, generator, photos), generator)
-    dark = s_curve(light.clamp(0, 1).pow(1 / gamma), _uniform((1.0, settings.toe), count, generator, photos))
+    dark = s_curve(light.clamp(0, 1).pow(1 / gamma), toe)
     dark = (dark * 255).round() / 255
     return torch.where((kind == 0)[:, None, None, None], truth, dark), truth
 
