@@ -31,6 +31,7 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not 
 
 SCHEMA = 1
 TOTAL_SECONDS = 470.0
+REHEARSAL = 10  # times as long for everything: the interpreter takes seconds a frame
 
 
 @dataclass(frozen=True)
@@ -160,15 +161,17 @@ def main(argv: list[str] | None = None) -> int:
         "rehearsal": arguments.rehearse,
         "steps": {},
     }
-    deadline = time.monotonic() + arguments.seconds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a step doesn't outlive this
+    patience = REHEARSAL if arguments.rehearse else 1
+    began = time.monotonic()
     for name in chosen:
-        left = deadline - time.monotonic()
+        left = began + patience * arguments.seconds - time.monotonic()
         if left < 5:
             results["steps"][name] = {"ok": False, "seconds": 0.0, "values": {}, "error": "no time left"}
         else:
-            results["steps"][name] = run_step(STEPS[name], min(left, STEPS[name].seconds), passed_on)
+            results["steps"][name] = run_step(STEPS[name], min(left, patience * STEPS[name].seconds), passed_on)
         print(show_step(name, results["steps"][name]), flush=True)
-        results["seconds"] = round(arguments.seconds - (deadline - time.monotonic()), 1)
+        results["seconds"] = round(time.monotonic() - began, 1)
         results["summary"] = summary(results["steps"])
         _write(arguments.output, results)
     from bench.gpu_report import table

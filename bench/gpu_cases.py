@@ -101,16 +101,18 @@ def enlarged(frame: Planes, pixel_format: PixelFormat, size: tuple[int, int]) ->
 def stored(codes: list[Tensor], pixel_format: PixelFormat, device: torch.device) -> Planes:
     """Float codes as a frame in a device's memory: interleaved chroma as two views of a tensor, P010's bits on top."""
     dtype = torch.uint8 if pixel_format.depth == 8 else torch.uint16
-    words = [(plane.to(torch.int32) << pixel_format.low_bits).to(dtype).to(device) for plane in codes]
+    # On the CPU as int32, here and below: torch has few operations on uint16, and fewer on CUDA.
+    words = [plane.cpu().to(torch.int32) << pixel_format.low_bits for plane in codes]
     if not pixel_format.interleaved:
-        return tuple(words)
-    chroma = torch.stack([plane.cpu().to(torch.int32) for plane in words[1:]], -1).to(dtype).to(device)
-    return words[0], chroma[..., 0], chroma[..., 1]
+        return tuple(plane.to(dtype).to(device) for plane in words)
+    chroma = torch.stack(words[1:], -1).to(dtype).to(device)
+    return words[0].to(dtype).to(device), chroma[..., 0], chroma[..., 1]
 
 
 def whole(planes: Sequence[Tensor]) -> list[Tensor]:
-    """On the CPU as int32: torch has few operations on uint16, and fewer on CUDA."""
-    return [plane.cpu().to(torch.int32) for plane in planes]
+    """Planes as int32 on the CPU."""
+    signed = [plane.view(torch.int16) if plane.dtype == torch.uint16 else plane for plane in planes]
+    return [plane.cpu().to(torch.int32) & 0xFFFF for plane in signed]
 
 
 def codes_of(planes: Planes, pixel_format: PixelFormat) -> list[Tensor]:
@@ -222,7 +224,7 @@ class KernelCases:
         self.device, self.network, self.format, self.size = plan.device, plan.network, pixel_format, size
         device = self.device
         self.codes = [plane.to(device) for plane in enlarged(clip()[0][0], pixel_format, size)]
-        self.frame = stored([plane.cpu() for plane in self.codes], pixel_format, device)
+        self.frame = stored(self.codes, pixel_format, device)
         self.frame_bytes = bytes_of(self.frame)
         self.thumbnail_size = self.network.config.thumbnail_size(*size)
         # The reference sees plain codes: as floats, which all of torch's operations take on every device.

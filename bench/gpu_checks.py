@@ -76,6 +76,8 @@ print(json.dumps({**{name: round(value, 3) for name, value in parts.items()}, "f
 
 def environment(report: Report, plan: Plan) -> None:
     """What the machine is, and what runs on it."""
+    report.add("sizes", value={name: list(size) for name, size in plan.sizes.items()})
+    report.add("samples", value=plan.samples)
     report.add("python", value=platform.python_version())
     report.add("system", value=platform.platform())
     report.add("cores", value=len(os.sched_getaffinity(0)))
@@ -113,7 +115,8 @@ def engine(report: Report, plan: Plan) -> None:
 
 def _compared(plan: Plan, pixel_format: PixelFormat, size: tuple[int, int], denoise: float) -> dict[str, Any]:
     """The clip, then the clip upside down and negative: a cut."""
-    frames, seconds = (part[: 2 if plan.rehearsal else None] for part in clip())
+    first = 2 if plan.rehearsal else None
+    frames, seconds = clip()[0][:first], clip()[1][:first]
     frames = [*frames, *(tuple(255 - plane.flip(0) for plane in frame) for frame in frames)]
     seconds = [*seconds, *(time + seconds[-1] + 1 / FPS for time in seconds)]
     codes = [enlarged(frame, pixel_format, size) for frame in frames[: 3 if plan.rehearsal else None]]

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 Steps = dict[str, dict[str, Any]]
+# What is shown of results beside times.
+_UNITS = {
+    "percent_of_copy": "% of copy",
+    "ratio": "× rtlit",
+    "fps": "fps",
+    "gpu_idle_share": "of the time idle",
+    "total_s": "s to the first frame",
+    "worst_codes": "codes off at worst",
+    "failures": "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -72,13 +82,10 @@ def show_step(name: str, step: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Everything with a median, and the targets."""
+    """All times and rates, and the targets."""
     lines = ["", f"{'what':<64} {'median µs':>12} {'p90 µs':>12}"]
     for step in results["steps"].values():
-        for path, times in _timed(step["values"]):
-            lines.append(
-                f"{' / '.join(path):<64} {times['median_us']:>12,.2f} {times['p90_us']:>12,.2f}{_notes(times)}"
-            )
+        lines += [_line(path, value) for path, value in _shown(step["values"])]
     lines += ["", f"{'target':<56} {'limit':>10} {'measured':>12}"]
     for row in results["summary"]:
         value = "-" if row["measured"] is None else f"{row['measured']:,.1f}"
@@ -89,14 +96,15 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _notes(times: dict[str, Any]) -> str:
-    units = {"percent_of_copy": "% of copy", "ratio": "× rtlit", "fps": "fps"}
-    return "".join(f"  {times[key]:,.1f} {unit}" for key, unit in units.items() if key in times)
+def _line(path: tuple[str, ...], value: dict[str, Any]) -> str:
+    times = f"{value['median_us']:>12,.2f} {value['p90_us']:>12,.2f}" if "median_us" in value else " " * 25
+    notes = (f"  {value[key]:,g} {unit}" for key, unit in _UNITS.items() if key in value)
+    return f"{' / '.join(path):<64} {times}{''.join(notes)}"
 
 
-def _timed(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+def _shown(values: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     for name, value in values.items():
         if isinstance(value, dict):
-            if "median_us" in value:
+            if value.keys() & {"median_us", *_UNITS}:
                 yield (*above, name), value
-            yield from _timed(value, (*above, name))
+            yield from _shown(value, (*above, name))

@@ -129,7 +129,7 @@ class Meter:
         if not self.cuda:
             return run, None
         self.synchronize()  # buffers are filled by the current stream
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             run()  # compiles, and fills what launchers remember
         stream.synchronize()
@@ -140,12 +140,12 @@ class Meter:
 
     def _hold(self) -> None:
         if self.cuda:
-            torch.cuda._sleep(_LEAD)
+            torch.cuda._sleep(_LEAD)  # type: ignore[no-untyped-call]
 
     def _mark(self) -> Any:
         if not self.cuda:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
