@@ -24,7 +24,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from rtlit_kernels.denoise import filter_planes
 from torch import Tensor
 
 from rtlit import hdr, reference
@@ -37,6 +36,7 @@ from rtlit.network import STRIDE, CurveNetwork
 from rtlit.settings import EnhanceSettings
 from rtlit_kernels.analyze import SCRATCH, analyze
 from rtlit_kernels.apply import apply_curves, scratch_size as apply_scratch_size
+from rtlit_kernels.denoise import filter_planes
 from rtlit_kernels.estimate import estimate, pack_network, scratch_size as estimate_scratch_size
 from rtlit_kernels.smooth import State, exponentiate, follow
 

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _ENCODERS = {
     ),
 }
 
+_NVDEC_CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "vc1", "mjpeg")
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -44,6 +47,8 @@ def doctor(as_json: bool, device: Any, weights: Path | None) -> None:
         "weights": _weights(weights),
         "jit cache": _cache(),
         "encoders": _encoders(),
+        "NVDEC": _nvdec(),
+        "NVENC": _nvenc(),
     }
     if as_json:
         click.echo(json.dumps(checks, indent=2))
@@ -99,7 +104,23 @@ def _cuda() -> dict[str, object]:
         f"{torch.cuda.get_device_name(i)}, compute capability {'.'.join(map(str, torch.cuda.get_device_capability(i)))}"
         for i in range(torch.cuda.device_count())
     ]
-    return {"torch built for": torch.version.cuda or "CPU only", "devices": devices}
+    return {"torch built for": torch.version.cuda or "CPU only", "devices": devices, "kernels": _kernels()}
+
+
+def _kernels() -> str:
+    """Whether the Triton kernels run here, and where they lie when they are compiled."""
+    import torch
+
+    from rtlit.backends.cuda import lacking
+
+    if not torch.cuda.is_available():
+        return "not usable here: torch finds no CUDA device"
+    why_not = lacking()
+    if why_not is not None:
+        return f"not usable here: {why_not}"
+    from triton import knobs
+
+    return f"compiled by Triton for the device, kept in {knobs.cache.dir}"
 
 
 def _backend(device: Any) -> dict[str, str]:
@@ -147,15 +168,51 @@ def _encoders() -> dict[str, list[str]]:
     return {"software": found["software"], "hardware": working, "hardware not usable here": absent}
 
 
+def _nvdec() -> dict[str, Any]:
+    """What PyAV was built to decode on an NVIDIA GPU, and whether the driver opens it."""
+    import av
+    from av.codec.hwaccel import HWDeviceType
+
+    from rtlit.video.hardware import nvdec
+
+    def decodes(name: str) -> bool:
+        configs = av.Codec(name, "r").hardware_configs or ()
+        return any(config.device_type == HWDeviceType.cuda and config.is_supported for config in configs)
+
+    built_in = [name for name in _NVDEC_CODECS if decodes(name)]
+    try:
+        nvdec()
+    except RtlitError as error:
+        return {"built in": built_in, "usable": f"no: {error}"}
+    return {"built in": built_in, "usable": "yes, as far as this GPU decodes them"}
+
+
+def _nvenc() -> dict[str, Any]:
+    """What PyAV was built to encode on an NVIDIA GPU, and whether the driver opens it."""
+    import av
+
+    built_in = [name for name in _ENCODERS["hardware"] if name.endswith("nvenc") and name in av.codecs_available]
+    usable = [name for name in built_in if _why_not_open(name) is None]
+    why_not = _why_not_open(built_in[0]) if built_in else "this PyAV was built without it"
+    return {"built in": built_in, "usable": usable or f"no: {why_not}"}
+
+
 def _opens(name: str) -> bool:
+    return _why_not_open(name) is None
+
+
+@cache
+def _why_not_open(name: str) -> str | None:
     from fractions import Fraction
 
     import av
+
+    from rtlit.video.probe import reason
 
     encoder = av.Codec(name, "w").create("video")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 640, 384, "nv12", Fraction(1, 30)
     try:
         encoder.open()
-    except (av.FFmpegError, OSError, ValueError):
-        return False
-    return True
+    except (av.FFmpegError, OSError, ValueError) as error:
+        return reason(error)
+    return None

@@ -118,13 +118,15 @@ def _enhance(job: Job, enhance: EnhanceSettings, settings: VideoSettings, talk: 
 
 def _summary(job: Job, report: VideoReport) -> str:
     speed = f"{report.frames} frames in {report.wall_seconds:.1f} s ({report.fps:.1f} fps)"
-    return f"{job.name} → {job.target_name}: {speed}"
+    decoder = "" if report.decoder == "software" else f", decoded by {report.decoder}"
+    return f"{job.name} → {job.target_name}: {speed}{decoder}"
 
 
 def _details(report: VideoReport) -> str:
     stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in report.stage_ms.items())
+    codecs = f"{report.input_codec} ({report.decoder}) → {report.encoder}"
     return (
-        f"  {report.width}×{report.height} {report.pixel_format}, {report.input_codec} → {report.encoder}\n"
+        f"  {report.width}×{report.height} {report.pixel_format}, {codecs}\n"
         f"  backend {report.backend}: {report.backend_reason}\n"
         f"  ms a frame: {stages}; peak memory {report.peak_rss_mb:.0f} MB"
     )

@@ -21,8 +21,8 @@ ON_DEVICE = ("nv12", "p010le", "p016le")
 _SIDE_DATA_WITH_FRAMES = ("A53_CC",)  # captions, which PyAV can't set on a frame made from tensors
 
 
-def nvdec(device_frames: bool = True) -> HWAccel:
-    """What PyAV decodes with on the GPU.
+def nvdec() -> HWAccel:
+    """What PyAV decodes with on the GPU; frames stay in its memory.
 
     Raises:
         DeviceError: this PyAV or the driver can't; one line that says why.
@@ -36,7 +36,7 @@ def nvdec(device_frames: bool = True) -> HWAccel:
         raise DeviceError(f"PyAV {av.__version__} hands on no GPU frames; pip install 'av>=18'")
     if "cuda" not in hwdevices_available():
         raise DeviceError(f"PyAV {av.__version__} was built without NVDEC; take the wheel from PyPI")
-    wanted = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=device_frames)
+    wanted = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
     try:
         # Opens the driver by itself: a pipe that failed half way into av.open could not be read again.
         wanted.create(av.Codec("h264", "r"))
@@ -77,18 +77,19 @@ def _enhances_on_gpu(device: Device) -> bool:
     return lacking() is None
 
 
-def check_decoder(video: VideoSettings, first: av.VideoFrame, codec: str, warn: Callable[[str], None]) -> None:
-    """Say where the first frame comes from, after NVDEC was taken.
+def check_decoder(video: VideoSettings, first: av.VideoFrame, codec: str, warn: Callable[[str], None]) -> bool:
+    """Whether NVDEC, which was taken, made the first frame; says so where it didn't.
 
     Raises:
         DeviceError: NVDEC was asked for, and doesn't decode this.
     """
     if first.format.name == "cuda":
-        return
+        return True
     what = f"NVDEC here doesn't take {codec} {first.format.name}"
     if video.hwaccel == "cuda":
         raise DeviceError(f"--hwaccel cuda: {what}; --hwaccel auto decodes it in software")
     warn(f"decoded in software: {what}")
+    return False
 
 
 def stays_on_device(frame: av.VideoFrame) -> bool:

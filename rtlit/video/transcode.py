@@ -96,8 +96,12 @@ def enhance_video(
     reader = Reader(source, video, warn, hwaccel)
     try:
         first = reader.prime()
-        if hwaccel is not None:
-            check_decoder(video, first, reader.stream.codec_context.name, warn)
+        codec = reader.stream.codec_context.name
+        taken = hwaccel is None or check_decoder(video, first, codec, warn)
+        if not taken and isinstance(source, (str, Path)):  # a pipe goes on, with one thread to decode
+            reader.close()
+            reader = Reader(source, video, warn)
+            first = reader.prime()
         if min(first.width, first.height) < MIN_SIZE:
             size = f"{first.width}×{first.height}"
             raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
