@@ -11,6 +11,7 @@ from torch import Tensor
 from rtlit import weights
 from rtlit.network import CurveNetwork, NetworkConfig, load_network
 from rtlit_kernels.estimate import Packed, estimate, pack_network, scratch_size
+from rtlit_kernels.launch import network_launch
 
 CONFIGS = [
     NetworkConfig(),
@@ -88,6 +89,20 @@ def test_random_weights(device: torch.device, config: NetworkConfig, frame: tupl
     network = random_network(config)
     thumbnail = scene(config.thumbnail_size(*frame), device)
     check(estimate(thumbnail, packed(network, device), quarter_turns=1), expected(network, thumbnail, 1))
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (9, 0)])
+@pytest.mark.parametrize("width", [64, 96])
+def test_blocks_of_a_gpu(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], width: int
+) -> None:
+    """Other than the interpreter's, many programs to a launch."""
+    monkeypatch.setattr("rtlit_kernels.launch.INTERPRETED", False)
+    monkeypatch.setattr("rtlit_kernels.launch.capability", lambda device: capability)
+    assert network_launch(width, device).conv.cells == 16
+    network = random_network(NetworkConfig(width=width, blocks=1))
+    thumbnail = scene((48, 72), device)
+    check(estimate(thumbnail, packed(network, device), quarter_turns=3), expected(network, thumbnail, 3))
 
 
 def test_largest_thumbnail(device: torch.device) -> None:
