@@ -196,7 +196,7 @@ def analyze_launch(
     span, chroma_span = (_power_of_two(width // unit + (2 if width % unit else 0)) for unit in units)
     luma, chroma = map(_power_of_two, columns(tile))
     rows = min(_power_of_two(height // h + (2 if height % h else 0)), 64 if INTERPRETED else 16)
-    return AnalyzeLaunch(4, 1, tile, rows, luma, chroma, _power_of_two(tile), span, chroma_span)
+    return AnalyzeLaunch(2, 1, tile, rows, luma, chroma, _power_of_two(tile), span, chroma_span)
 
 
 def _power_of_two(least: int) -> int:

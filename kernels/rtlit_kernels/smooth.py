@@ -79,8 +79,8 @@ def _follow_kernel(
     at = column // cells * (D * cells) + column % cells
     new, old = (), ()  # all loads before the first store, which they can't pass
     for d in tl.static_range(D):
-        new = new + (tl.load(estimate + at + d * cells, inside, other=0),)  # type: ignore[assignment]
-        old = old + (tl.load(grid + at + d * cells, inside, other=0),)  # type: ignore[assignment]
+        new = new + (tl.load(estimate + at + d * cells, inside, other=0),)
+        old = old + (tl.load(grid + at + d * cells, inside, other=0),)
     tl.debug_barrier()  # every thread has read the last histogram before the ticket says so
     if tl.atomic_add(ticket, 1) == tl.num_programs(0) - 1:
         tl.store(last_histogram + tl.arange(0, BINS), now)
