@@ -18,12 +18,13 @@ class EnhanceSettings:
     """How to enhance.
 
     Attributes:
-        device: "auto" takes CUDA where torch finds it and the CPU otherwise.
+        device: "auto" takes CUDA where torch finds it and Triton is installed, and the CPU otherwise.
         strength: factor on the curves, 0 (unchanged) to 2; 1 is what the network was trained for. Of the
             CLIP-LIT U-Net, the power of the illumination that a picture is divided by.
         smoothing: time constant τ of the temporal smoothing in seconds; 0 follows every estimate at once.
         estimate_every: run the network on every N-th frame; None is automatic: every frame on CUDA, at most
-            15 times a second of video on the CPU. A scene cut is estimated at once.
+            15 times a second of video on the CPU. A scene cut is estimated at once. On CUDA, where the network costs
+            next to nothing, it runs on every frame, and only what it says on every N-th is taken.
         weights: a safetensors file, or a state dict (.pth) of the CLIP-LIT U-Net; None takes the shipped weights.
         threads: CPU threads; None takes all cores that the process may use.
         denoise: how much noise the lifted parts of a video are freed from, 0 (left alone) to 1. The temporal filter
