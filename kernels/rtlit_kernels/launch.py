@@ -80,6 +80,8 @@ class Variant:
 
         arguments = self.fn.arg_names
         constexprs = dict(self.constexprs)
+        if "ASM" in constexprs and target.backend != "cuda":
+            constexprs["ASM"] = False  # PTX; rtlit_kernels.instructions
         unknown = {*self.signature, *constexprs, *self.divisible} - {*arguments}
         missing = {*arguments} - {*self.signature} - {*constexprs}
         if unknown or missing:

@@ -19,8 +19,8 @@ def _bits(value: Any) -> Any:
 def _permute(a: Any, b: Any, selector: Any) -> Any:
     """prmt.b32: each nibble of the selector names a byte of b, a."""
     both = _bits(a).astype(np.uint64) | _bits(b).astype(np.uint64) << np.uint64(32)
-    chosen = [(both >> np.uint64(8 * (int(selector) >> 4 * n & 7)) & np.uint64(255)) << np.uint64(8 * n) for n in range(4)]
-    return sum(chosen).astype(np.uint32)
+    starts = [np.uint64(8 * (int(selector) >> 4 * n & 7)) for n in range(4)]
+    return sum((both >> start & np.uint64(255)) << np.uint64(8 * n) for n, start in enumerate(starts)).astype(np.uint32)
 
 
 def _fused(a: Any, b: Any, c: Any) -> Any:
