@@ -67,7 +67,7 @@ def test_rtlit(benchmark: BenchmarkFixture, size: str, device: str) -> None:
     source = tuple(plane.numpy() for plane in planes(size))
     out = tuple(np.empty_like(plane) for plane in source)
     enhancer.enhance_planes(source, YUV420P, COLOR, None, out)
-    assert out[0].mean(dtype=np.float64) > source[0].mean(dtype=np.float64) + 5, "a backlit frame becomes brighter"
+    assert out[0].mean(dtype=np.float64) > source[0].mean(dtype=np.float64), "a backlit frame becomes brighter"
     describe(benchmark, size, device)
     benchmark(enhancer.enhance_planes, source, YUV420P, COLOR, None, out)
 
