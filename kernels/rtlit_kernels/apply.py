@@ -108,7 +108,7 @@ def _tabulate(
 @triton.jit
 def _down(y, scale, offset, last):
     """Between which two rows of the grid a row lies: the upper one, and the weight of the lower one."""
-    at = tl.minimum(tl.maximum(y.to(tl.float32) * scale + offset, 0.0), last)
+    at = tl.minimum(tl.maximum(tl.fma(tl.cast(y, tl.float32), scale, offset), 0.0), last)
     i = at.to(tl.int32)
     return i, at - i.to(tl.float32)
 
