@@ -190,7 +190,8 @@ def analyze_launch(
 
     def columns(tile: int) -> tuple[int, int]:
         """Codes from a tile's first one, aligned down, to its last one, of luma and chroma."""
-        luma, chroma = ((tile * width // unit + 1 + align) * stride for unit, stride in zip(units, strides, strict=True))
+        pairs = zip(units, strides, strict=True)
+        luma, chroma = ((tile * width // unit + 1 + align) * stride for unit, stride in pairs)
         return luma, chroma
 
     tile = next((tile for tile in range(w, 1, -1) if max(columns(tile)) <= target), 1)
