@@ -88,6 +88,14 @@ def test_every_grid(grid: dict[str, int], device: torch.device) -> None:
     check(random_planes(PixelFormat("yuv420p"), (18, 70), seed=3), gains(**grid), "yuv420p", Color(), device)
 
 
+@pytest.mark.parametrize("width", [1060, 1055])
+def test_the_blocks_of_a_gpu(width: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tiles to a row and two programs down a tile, that go through several bands; none of them whole."""
+    monkeypatch.setattr("rtlit_kernels.launch.INTERPRETED", False)
+    planes = random_planes(PixelFormat("nv12"), (33, width), seed=8)
+    check(planes, gains(rows=5, columns=21), "nv12", Color(), device)
+
+
 @pytest.mark.parametrize("name", ["nv12", "p010le", "yuv422p", "gbrp"])
 def test_pitches_and_in_place(name: str, device: torch.device) -> None:
     """Rows longer than the picture, by an odd and an even number of codes; what lies between rows stays as it is."""
