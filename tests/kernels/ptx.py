@@ -23,8 +23,8 @@ def _permute(a: Any, b: Any, selector: Any) -> Any:
     return sum((both >> start & np.uint64(255)) << np.uint64(8 * n) for n, start in enumerate(starts)).astype(np.uint32)
 
 
-def _fused(a: Any, b: Any, c: Any) -> Any:
-    """In float64, where the product is exact, and which rounds so finely that rounding twice doesn't matter here."""
+def fused(a: Any, b: Any, c: Any) -> Any:
+    """a·b + c, in float64, where the product is exact, and which rounds so finely that rounding twice doesn't matter here."""
     return np.float64(a) * np.float64(b) + np.float64(c)
 
 
@@ -35,8 +35,8 @@ def _round_down(x: Any) -> Any:
 
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "prmt.b32": _permute,
-    "fma.rn.sat.f32": lambda a, b, c: np.float32(np.clip(_fused(a, b, c), 0, 1)),
-    "fma.rm.f32": lambda a, b, c: _round_down(_fused(a, b, c)),
+    "fma.rn.sat.f32": lambda a, b, c: np.float32(np.clip(fused(a, b, c), 0, 1)),
+    "fma.rm.f32": lambda a, b, c: _round_down(fused(a, b, c)),
     "rcp.approx.ftz.f32": lambda a: np.float32(1) / a,
     "mad.lo.u32": lambda a, b, c: (np.uint64(a) * np.uint64(b) + c).astype(np.uint32),
     "cvt.u64.u32": np.uint64,
