@@ -24,7 +24,7 @@ def _permute(a: Any, b: Any, selector: Any) -> Any:
 
 
 def fused(a: Any, b: Any, c: Any) -> Any:
-    """a·b + c, in float64, where the product is exact, and which rounds so finely that rounding twice doesn't matter here."""
+    """a·b + c in float64, where the product is exact, and whose rounding is too fine to matter here."""
     return np.float64(a) * np.float64(b) + np.float64(c)
 
 
