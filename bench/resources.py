@@ -11,13 +11,17 @@ assembly. Instructions are those of the whole kernel, in SASS, without padding: 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +67,10 @@ def measure(module: str, target: str) -> Iterator[Resources]:
         yield Resources(module, variant.name, target, *costs)
 
 
+def _measured(module_and_target: tuple[str, str]) -> list[Resources]:
+    return list(measure(*module_and_target))
+
+
 def _read_cuda(kernel: Any) -> tuple[int, int, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(kernel.asm["cubin"])
@@ -96,10 +104,12 @@ def _read_hip(kernel: Any) -> tuple[int, int, int]:
 @click.option("--json", "as_json", is_flag=True, help="a line of JSON each")
 def main(modules: tuple[str, ...], targets: tuple[str, ...], as_json: bool) -> None:
     """Print what the kernels of MODULES take."""
-    rows = (row for module in modules or MODULES for target in targets or TARGETS for row in measure(module, target))
+    work = list(product(modules or MODULES, targets or TARGETS))
+    with ProcessPoolExecutor(min(len(work), os.cpu_count() or 1), get_context("spawn")) as pool:
+        rows = [row for found in pool.map(_measured, work) for row in found]
     if as_json:
         for row in rows:
-            print(json.dumps(asdict(row)), flush=True)
+            print(json.dumps(asdict(row)))
         return
     print("| kernel | target | registers | stack | shared | instructions |\n|---|---|---:|---:|---:|---:|")
     for row in sorted(rows, key=lambda row: (MODULES.index(row.module), row.variant, TARGETS.index(row.target))):

@@ -17,6 +17,7 @@ from bench.resources import MODULES, TARGETS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(1200)  # 128 s of CPU for the slowest module
 @pytest.mark.parametrize("module", MODULES)
 def test_resources(module: str, tmp_path: Path) -> None:
     """In a process of its own: where the interpreter is, nothing can be compiled."""
