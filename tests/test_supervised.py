@@ -82,6 +82,17 @@ def test_the_seed_decides(photos: Path, tmp_path: Path) -> None:
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
+def test_the_command_line_sets_the_networks_size(photos: Path, tmp_path: Path) -> None:
+    run = ["train", "supervised", str(photos), "--iterations", "1", "--batch", "1", "--width", "8"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert CliRunner().invoke(main, [*run, "-o", str(first), "--thumbnail", "16"]).exit_code == 0
+    # The same weights see a larger thumbnail.
+    more = ["-o", str(second), "--thumbnail", "32", "--init", str(first / "weights.safetensors")]
+    assert CliRunner().invoke(main, [*run, *more]).exit_code == 0
+    config = load_network(second / "weights.safetensors").config
+    assert (config.thumbnail, config.width) == (32, 8)
+
+
 def test_a_run_starts_from_given_weights(photos: Path, tmp_path: Path) -> None:
     start = train_supervised([photos], tmp_path / "start", SMALL)
     gentle = SupervisedSettings(iterations=1, batch=2, learning_rate=1e-6, network=SMALL.network)
@@ -317,7 +328,7 @@ def test_relative_loss_is_the_mean_of_logarithms_of_each_pictures_error() -> Non
     network = CurveNetwork(SMALL.network)  # new: the identity
     photos = torch.full((2, 3, 32, 32), 0.5)
     dark = photos - torch.tensor([0.1, 0.3])[:, None, None, None]
-    plain = replace(SMALL, squared=0.0, color=0.0, roughness=0.0)
+    plain = replace(SMALL, squared=0.0, relative=0.0, color=0.0, roughness=0.0)
     loss = loss_of(network, dark, photos, plain)
     assert loss.item() == pytest.approx(0.2)
     more = loss_of(network, dark, photos, replace(plain, relative=0.5, floor=0.01))

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 @click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
 @click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
-@click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 2]")
-@click.option("--relative", type=float, help="Weight of the logarithm of each picture's squared error.  [default: 0]")
+@click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 4]")
+@click.option("--relative", type=float, help="Weight of the logarithm of each picture's error.  [default: 0.02]")
+@click.option("--thumbnail", type=int, help="Longer side of the thumbnail, a multiple of 8.  [default: 128]")
+@click.option("--width", type=int, help="Features of the network.  [default: 64]")
 @click.option("--bfloat16", is_flag=True, default=None, help="Compute in bfloat16: faster on CPUs with AMX.")
 @click.option("--settings", "file", type=click.Path(path_type=Path), help="settings.json of a run, to repeat it.")
 @click.option(
@@ -40,6 +42,8 @@ def supervised(
     learning_rate: float | None,
     squared: float | None,
     relative: float | None,
+    thumbnail: int | None,
+    width: int | None,
     bfloat16: bool | None,
     file: Path | None,
     init: tuple[Path, ...],
@@ -58,6 +62,7 @@ def supervised(
     """
     given = {"iterations": iterations, "batch": batch, "learning_rate": learning_rate}
     given |= {"squared": squared, "relative": relative, "bfloat16": bfloat16, "seed": seed}
+    given |= {"thumbnail": thumbnail, "width": width}
     given = {name: value for name, value in given.items() if value is not None}
     if resume and (given or init or file):
         names = (*given, *(name for name, value in (("init", init), ("settings", file)) if value))
@@ -67,13 +72,16 @@ def supervised(
     require_extra()
     import torch
 
+    from rtlit.network import NetworkConfig
     from rtlit.training.supervised import SupervisedSettings, read_settings, train_supervised
 
     if threads:
         torch.set_num_threads(threads)
     settings: SupervisedSettings | None = None
     if not resume:
-        settings = read_settings(file) if file else SupervisedSettings(**given)  # type: ignore[arg-type]
+        sizes = {name: given.pop(name) for name in ("thumbnail", "width") if name in given}
+        network = NetworkConfig(**sizes)  # type: ignore[arg-type]
+        settings = read_settings(file) if file else SupervisedSettings(network=network, **given)  # type: ignore[arg-type]
 
     def tell(step: TrainingStep) -> None:
         remaining = (step.iterations - step.iteration) * step.seconds / every

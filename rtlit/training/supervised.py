@@ -54,8 +54,8 @@ class SupervisedSettings:
     batch: int = 16
     learning_rate: float = 2e-3
     average: float = 0.998
-    squared: float = 2.0
-    relative: float = 0.0
+    squared: float = 4.0
+    relative: float = 0.02
     floor: float = 1e-3
     color: float = 0.5
     roughness: float = 0.002
