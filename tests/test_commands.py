@@ -307,7 +307,7 @@ class TestEnhanceVideo:
     def test_compare_is_twice_as_wide_and_details_are_told(self, clip: Path) -> None:
         result = rtlit("enhance-video", clip, "-o", "b.mkv", "--compare", "-v", "--start", "0:00:09.5", *QUICK)
         assert result.exit_code == 0
-        assert "  2560×720 yuv420p, h264 → libx264\n" in result.stderr and "  ms a frame: " in result.stderr
+        assert "  2560×720 yuv420p, h264 (software) → libx264\n" in result.stderr and "  ms a frame: " in result.stderr
         with av.open("b.mkv") as container:
             assert container.streams.video[0].width == 2560
 
