@@ -64,6 +64,39 @@ def clip_with_sound(tmp_path: Path) -> Path:
 # Without a driver.
 
 
+def test_ffmpeg_works_in_the_context_that_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It refuses the primary one where torch was there first; and a pointer of another is none in torch's."""
+    given: list[Any] = []
+
+    class Recorder:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            given.append((arguments, options))
+
+        def create(self, codec: Any) -> None:
+            given.append(codec.name)
+
+    zeros = torch.zeros
+    monkeypatch.setattr("av.codec.hwaccel.HWAccel", Recorder)
+    monkeypatch.setattr("av.codec.hwaccel.hwdevices_available", lambda: ["cuda"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: given.append(device) or zeros(*shape))
+    hardware.nvdec()
+    options = {"primary_ctx": "0", "current_ctx": "1"}
+    assert given == [
+        "cuda",
+        (("cuda", "1"), {"allow_software_fallback": True, "options": options, "is_hw_owned": True}),
+        "h264",
+    ]
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: all devices are busy\nmore")
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(DeviceError, match=r"^the GPU gave up \(CUDA error: all devices are busy\)$"):
+        hardware.nvdec()
+
+
 @without_driver
 def test_asking_for_nvdec_without_a_driver_is_one_line(clip_with_sound: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.mkv"

@@ -267,6 +267,8 @@ class Engine:
                 plan.launch(slot)
             marks.append(lanes.mark("compute"))
             lanes.after("download", marks[-1])
+            if out is None:
+                lanes.after_others("download")  # which may still read what was kept before, and lies free by now
             marks.append(lanes.mark("download"))
             with lanes.on("download"):
                 kept = slot.download() if out is not None else plan.packing.stored(slot.device.clone())

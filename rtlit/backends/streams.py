@@ -6,6 +6,7 @@ them `rtlit.backends.cuda_engine` runs as it is on the kernels that Triton's int
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -42,7 +43,8 @@ class Streams(Protocol):
         """A lane goes on when a mark of another one is reached."""
 
     def after_others(self, lane: Lane) -> None:
-        """A lane goes on when what other libraries put on the device's default stream is done."""
+        """A lane goes on when what others, the caller among them, put on the device so far is done: on its default
+        stream and on the calling thread's current one."""
 
     def staging(self, count: int) -> Tensor:
         """Bytes on the host that copies to and from the device can use without the CPU."""
@@ -75,10 +77,12 @@ class CudaStreams:
         self._lanes[lane].wait_event(mark.event)
 
     def after_others(self, lane: Lane) -> None:
-        self._lanes[lane].wait_stream(torch.cuda.default_stream(self.device))
+        for other in {torch.cuda.default_stream(self.device), torch.cuda.current_stream(self.device)}:
+            self._lanes[lane].wait_stream(other)
 
     def staging(self, count: int) -> Tensor:
-        return torch.zeros(count, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.device(self.device):  # another thread's current one is the first, whose memory this would take
+            return torch.zeros(count, dtype=torch.uint8, pin_memory=True)
 
     def buffer(self, count: int) -> Tensor:
         with self.on("compute"):
@@ -94,11 +98,17 @@ class CudaStreams:
         with self.on("compute"):
             # thread_local: decoders and encoders in other threads may call CUDA meanwhile. Not torch.cuda.graph(),
             # which waits for the device and collects garbage first.
-            graph.capture_begin(capture_error_mode="thread_local")
+            collects = gc.isenabled()
+            gc.disable()  # what it would free, another engine's graphs say, calls CUDA in this thread
             try:
-                work()
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    work()
+                finally:
+                    graph.capture_end()
             finally:
-                graph.capture_end()
+                if collects:
+                    gc.enable()
         return graph.replay
 
 

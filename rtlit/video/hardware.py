@@ -36,13 +36,31 @@ def nvdec() -> HWAccel:
         raise DeviceError(f"PyAV {av.__version__} hands on no GPU frames; pip install 'av>=18'")
     if "cuda" not in hwdevices_available():
         raise DeviceError(f"PyAV {av.__version__} was built without NVDEC; take the wheel from PyPI")
-    wanted = HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
+    device, options = _context_of_torch()
+    wanted = HWAccel("cuda", device, allow_software_fallback=True, options=options, is_hw_owned=True)
     try:
         # Opens the driver by itself: a pipe that failed half way into av.open could not be read again.
         wanted.create(av.Codec("h264", "r"))
     except (av.error.FFmpegError, OSError, NotImplementedError) as error:
         raise DeviceError(f"the NVIDIA driver doesn't open NVDEC ({reason(error)})") from None
     return wanted
+
+
+def _context_of_torch() -> tuple[str | None, dict[str, str]]:
+    """The device and the options by which FFmpeg works in torch's CUDA context, if there is one.
+
+    A pointer of one context is none in another. FFmpeg's own way to share, the device's primary context, is refused
+    (ENOTSUP) where torch was there first, with other flags than FFmpeg's; the thread's current one is taken as it is.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None, {}
+    try:
+        torch.zeros(1, device="cuda")  # makes torch's context this thread's
+    except RuntimeError as error:
+        raise DeviceError(f"the GPU gave up ({str(error).partition(chr(10))[0]})") from None
+    return str(torch.cuda.current_device()), {"primary_ctx": "0", "current_ctx": "1"}
 
 
 def choose_decoder(video: VideoSettings, device: Device, warn: Callable[[str], None]) -> HWAccel | None:
