@@ -46,7 +46,7 @@ def nvdec() -> HWAccel:
     return wanted
 
 
-def _context_of_torch() -> tuple[str | None, dict[str, str]]:
+def _context_of_torch() -> tuple[str | None, dict[str, object]]:
     """The device and the options by which FFmpeg works in torch's CUDA context, if there is one.
 
     A pointer of one context is none in another. FFmpeg's own way to share, the device's primary context, is refused

@@ -166,8 +166,8 @@ class Stage:
         def finish() -> av.VideoFrame:
             planes = tuple(ticket.wait())
             if self._context is None and planes[0].is_cuda:
-                # One for all frames: NVENC keeps the first frame's. This thread's is torch's, the primary one; asked for
-                # that by name, FFmpeg refuses where torch was there first.
+                # One for all frames: NVENC keeps the first frame's. This thread's is torch's, the primary one;
+                # asked for that by name, FFmpeg refuses where torch was there first.
                 index = planes[0].device.index
                 self._context = av.video.frame.CudaContext(index, primary_ctx=False, current_ctx=True)
             return frame_of(planes, name, frame, self._context)
