@@ -6,11 +6,13 @@ The stages are a sum that depends on every frame before, as it is the order of t
 
 from __future__ import annotations
 
+import gc
 import random
 import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -26,7 +28,7 @@ from tests.kernels.conftest import CUDA  # before triton: chooses its interprete
 # isort: split
 from rtlit.backends import slots
 from rtlit.backends.cuda_engine import SLOTS, Engine, Ticket, _Plan
-from rtlit.backends.streams import HostStreams
+from rtlit.backends.streams import CudaStreams, HostStreams
 from rtlit.frame import Color, PixelFormat
 from rtlit.network import CurveNetwork, NetworkConfig
 from rtlit.settings import EnhanceSettings
@@ -174,6 +176,39 @@ def test_what_is_copied_from_lives_until_it_was(network: CurveNetwork) -> None:
     assert all(each() is not None for each in alive)
     ticket.wait()
     assert all(each() is None for each in alive)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_capture_leaves(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Garbage is collected again, and what failed is said: not that the capture was broken off."""
+    calls: list[str] = []
+
+    class Graph:
+        def capture_begin(self, capture_error_mode: str) -> None:
+            calls.append(capture_error_mode)
+
+        def capture_end(self) -> None:
+            calls.append("end")
+            if fails:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+        def replay(self) -> None:
+            calls.append("replay")
+
+    def work() -> None:
+        calls.append("collects" if gc.isenabled() else "work")
+        if fails:
+            raise ValueError("no such plane")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(CudaStreams, "on", lambda *_: nullcontext())
+    streams = CudaStreams.__new__(CudaStreams)
+    if fails:
+        with pytest.raises(ValueError, match="no such plane"):
+            streams.capture(work)
+    else:
+        streams.capture(work)()
+    assert calls == ["thread_local", "work", "end", *([] if fails else ["replay"])] and gc.isenabled()
 
 
 def test_what_is_kept_lies_as_nvenc_takes_it(network: CurveNetwork) -> None:

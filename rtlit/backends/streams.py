@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Literal, Protocol
 
 import torch
@@ -104,8 +104,11 @@ class CudaStreams:
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     work()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # the capture failed, as it must; why is known
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
             finally:
                 if collects:
                     gc.enable()
