@@ -163,8 +163,8 @@ def _apply_kernel(
         for r in tl.static_range(ROWS):
             line = tl.minimum(strip * ROWS + r, height - 1)
             for c in tl.static_range(WORDS):
-                column = at if PACKED else tl.minimum(at * COLUMNS + c, width - 1) * luma_step
-                words += (tl.load(luma + line * luma_pitch + column, inside, other=0),)
+                column = at if PACKED else tl.minimum(at * COLUMNS + c, width - 1)
+                words += (tl.load(luma + line * luma_pitch + column * luma_step, inside, other=0),)
         if CHANNELS == 3:
             if INTERLEAVED:
                 pair = tl.load(blue + strip * chroma_pitch + at, inside, other=0)
@@ -312,6 +312,8 @@ def apply_curves(
         scratch = torch.empty(needed, device=device)
     if scratch.numel() < needed or scratch.dtype != torch.float32 or scratch.device != device:
         raise ValueError(f"scratch of {scratch.numel()} {scratch.dtype} on {scratch.device}; expected {needed} f32")
+    if scratch.data_ptr() % 16 or not scratch.is_contiguous():
+        raise ValueError(f"scratch at {scratch.data_ptr():#x}, {scratch.stride() = }; expected contiguous at 16 bytes")
 
     packed, luma, luma_out = as_words(planes[0], out[0], 1 << pixel_format.shift_x)
     interleaved, chroma, chroma_out = False, [planes[0]] * 2, [out[0]] * 2

@@ -88,4 +88,6 @@ def check_planes(planes: Sequence[Tensor], pixel_format: PixelFormat) -> tuple[i
         if plane.shape != shape or plane.dtype != dtype or plane.device != planes[0].device:
             kind = f"{list(plane.shape)} of {plane.dtype} on {plane.device}"
             raise ValueError(f"plane {index} is {kind}; expected {list(shape)} of {dtype} on {planes[0].device}")
+    if len({plane.stride() for plane in planes[1:]}) > 1:
+        raise ValueError(f"planes 1 and 2 have strides {planes[1].stride()} and {planes[2].stride()}; kernels take one")
     return height, width

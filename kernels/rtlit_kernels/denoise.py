@@ -31,9 +31,8 @@ CHROMA_NOISE = 0.6
 @triton.jit
 def _pick(values, plane, CHANNELS: tl.constexpr):
     """The plane's own of a value for each."""
-    if CHANNELS == 1:
-        return values[0]
-    return tl.where(plane == 0, values[0], tl.where(plane == 1, values[1], values[2]))
+    # One return: Triton compiles what follows a return, too.
+    return values[0] if CHANNELS == 1 else tl.where(plane == 0, values[0], tl.where(plane == 1, values[1], values[2]))
 
 
 @triton.jit

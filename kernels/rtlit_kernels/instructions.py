@@ -27,7 +27,7 @@ def inverse(x, ASM: tl.constexpr):
 
 @triton.jit
 def split(x, steps, ASM: tl.constexpr):
-    """Integer part of x·steps, 0 … 2^22, plus `_bias`; and the fractional part."""
+    """Integer part of x·steps, 0 … 2^22, plus `bias`; and the fractional part."""
     if ASM:
         magic = tl.inline_asm_elementwise(
             "fma.rm.f32 $0, $1, $2, 0f4B400000;", "=f,f,f", [x, steps], tl.float32, True, 1
@@ -153,6 +153,8 @@ def excesses(table, column, d, u, f, ROW: tl.constexpr, K: tl.constexpr, ASM: tl
             v1, x1, z1, b1 = tl.load(at + 4), tl.load(at + 5), tl.load(at + 6), tl.load(at + 7)
             v2, x2, z2, b2 = tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11)
     r = tl.fma(f, tl.fma(u, b0, z0), tl.fma(u, x0, v0))
-    if K == 1:
-        return r, r, r
-    return r, tl.fma(f, tl.fma(u, b1, z1), tl.fma(u, x1, v1)), tl.fma(f, tl.fma(u, b2, z2), tl.fma(u, x2, v2))
+    g, b = r, r  # no second return: Triton compiles what follows a return, too
+    if K == 3:
+        g = tl.fma(f, tl.fma(u, b1, z1), tl.fma(u, x1, v1))
+        b = tl.fma(f, tl.fma(u, b2, z2), tl.fma(u, x2, v2))
+    return r, g, b

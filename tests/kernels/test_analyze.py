@@ -11,7 +11,7 @@ from rtlit import reference
 from rtlit.frame import Color, PixelFormat
 from rtlit_kernels.analyze import SCRATCH
 from tests.frames import COLORS, FORMATS, INTERLEAVED, color_for, random_planes
-from tests.kernels.frames3 import LAYOUTS, on
+from tests.kernels.frames3 import LAYOUTS, on, turned
 
 # Sums of up to a few thousand codes in float32, in another order. Tones are counted in 1/65536 of a pixel.
 THUMBNAIL, HISTOGRAM = 3e-6, 2e-5
@@ -117,6 +117,8 @@ def test_what_it_cannot_take_is_said(device: torch.device) -> None:
         rtlit_kernels.analyze(planes[:1], pixel_format, Color(), (8, 8))
     with pytest.raises(ValueError, match=r"plane 1 is \[16, 32\] of torch.uint8 .*; expected \[8, 16\]"):
         rtlit_kernels.analyze([planes[0]] * 3, pixel_format, Color(), (8, 8))
+    with pytest.raises(ValueError, match=r"planes 1 and 2 have strides \(16, 1\) and \(1, 8\)"):
+        rtlit_kernels.analyze([*planes[:2], turned(planes[2])], pixel_format, Color(), (8, 8))
     with pytest.raises(ValueError, match="32×15 is too small"):
         rtlit_kernels.analyze([planes[0][:15], *planes[1:]], pixel_format, Color(), (8, 8))
     with pytest.raises(ValueError, match=r"out and scratch of \[\[3, 8, 8\], \[128\], \[64\]\]"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,12 @@ from rtlit.frame import Color, PixelFormat
 from rtlit_kernels import apply
 from tests.frames import COLORS, FORMATS, color_for, random_grid, random_planes
 from tests.kernels import ptx
+from tests.kernels.frames3 import LAYOUTS, on
 
 # One code: float32 in another order. Measured on random grids, e⁻⁴ … e⁴ from bin to bin: 0.0 … 0.1 % of the codes
 # differ at 8 bits, up to 0.9 % at 16.
 TOLERANCE, SHARE = 1, 0.02
 interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU, every test runs the PTX")
-
-
-def on(device: torch.device, planes: list[Tensor]) -> list[Tensor]:
-    """The planes on a device; those of interleaved chroma still views of one tensor."""
-    if len(planes) == 3 and planes[1].stride(1) == 2:
-        both = planes[1].as_strided((*planes[1].shape, 2), (*planes[1].stride(), 1)).to(device)
-        return [planes[0].to(device), both[..., 0], both[..., 1]]
-    return [plane.to(device) for plane in planes]
 
 
 def gains(**shape: int) -> Tensor:
@@ -118,6 +112,16 @@ def test_pitches_and_in_place(name: str, device: torch.device) -> None:
         assert all((whole[:, -more:].cpu().int() == 77).all() for whole in base)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", ["yuv420p", "yuv444p10le"])
+def test_memory_layouts(name: str, layout: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    pixel_format = PixelFormat(name)
+    planes = random_planes(pixel_format, (17, 34), seed=10)
+    laid = [layout(plane) for plane in on(device, planes)]
+    got = rtlit_kernels.apply_curves(laid, gains().to(device), pixel_format, Color(), out=laid)
+    assert_close(got, reference.apply_curves(planes, gains(), pixel_format, Color()), pixel_format)
+
+
 @pytest.mark.parametrize("name", ["nv12", "yuv420p10le", "gbrp", "gray"])
 def test_filtered(name: str, device: torch.device) -> None:
     """The planes that the temporal filter leaves, in 16 bits; gain 1 still gives the frame itself."""
@@ -144,6 +148,8 @@ def test_buffers_are_only_used(device: torch.device) -> None:
     assert scratch[size:].isnan().all()
     with pytest.raises(ValueError, match=f"expected {size} f32"):
         rtlit_kernels.apply_curves(*arguments, scratch=scratch[: size - 1])
+    with pytest.raises(ValueError, match="expected contiguous at 16 bytes"):
+        rtlit_kernels.apply_curves(*arguments, scratch=scratch[1:])
     with pytest.raises(ValueError, match="expected \\[3 or 1"):
         rtlit_kernels.apply_curves(arguments[0], gain[:2].contiguous().to(device), pixel_format, Color())
 
