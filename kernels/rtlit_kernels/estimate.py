@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rtlit_kernels.launch import NETWORK, TURING_NETWORK, NetworkLaunch, Variant, network_launch
+from rtlit_kernels.launch import NETWORK, TURING_NETWORK, NetworkLaunch, Variant, fitted, network_launch
 from rtlit_kernels.packing import Packed, pack_network
 
 __all__ = ["Packed", "estimate", "pack_network", "scratch_size"]
@@ -46,6 +46,10 @@ def _patches(thumbnail, offset, stride_c, stride_y, stride_x, y, x):
     address = row[:, None] + (k // 9 * stride_c + k // 3 % 3 * stride_y + k % 3 * stride_x)[None, :]
     mask = (margin[:, None] & reaches[None, :]) == 0
     return (2 * tl.load(thumbnail + address, mask=mask, other=0.5) - 1).to(tl.float16)
+
+
+# Features of the first convolution that are worked on at a time: 64 at once spill on Turing.
+_BLOCK_H = 32
 
 
 @triton.jit(
@@ -73,6 +77,7 @@ def _stem_kernel(
     # tunables
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BLOCK_H: tl.constexpr,
 ):
     out_width = width // 4
     cells = height // 4 * out_width
@@ -89,18 +94,21 @@ def _stem_kernel(
     patches_0 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, tl.maximum(y, 0), x)
     patches_1 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 1, x)
     patches_2 = _patches(thumbnail, offset, stride_c, stride_y, stride_x, y + 2, x)
-    h = tl.arange(0, H)
-    w1 = tl.load(weight_1 + (h * 32)[None, :] + tl.arange(0, 32)[:, None])
-    b1 = tl.load(bias_1 + h)[None, :]
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    w2 = weight_2 + (n * (12 * H))[None, :] + tl.arange(0, 4 * H)[:, None]
-    # Padding of the second convolution is zero, not what the first makes of the margin.
-    features = _activation(tl.where(above[:, None], tl.dot(patches_0, w1) + b1, 0.0))
-    sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2))
-    features = _activation(tl.where(inside[:, None], tl.dot(patches_1, w1) + b1, 0.0))
-    sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2 + 4 * H), sums)
-    features = _activation(tl.where(inside[:, None], tl.dot(patches_2, w1) + b1, 0.0))
-    sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * H)), tl.load(w2 + 8 * H), sums)
+    tap = tl.arange(0, 4 * BLOCK_H)
+    sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for first in range(0, H, BLOCK_H):
+        h = first + tl.arange(0, BLOCK_H)
+        w1 = tl.load(weight_1 + (h * 32)[None, :] + tl.arange(0, 32)[:, None])
+        b1 = tl.load(bias_1 + h)[None, :]
+        w2 = weight_2 + (n * (12 * H))[None, :] + (tap // BLOCK_H * H + first + tap % BLOCK_H)[:, None]
+        # Padding of the second convolution is zero, not what the first makes of the margin.
+        features = _activation(tl.where(above[:, None], tl.dot(patches_0, w1) + b1, 0.0))
+        sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * BLOCK_H)), tl.load(w2), sums)
+        features = _activation(tl.where(inside[:, None], tl.dot(patches_1, w1) + b1, 0.0))
+        sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * BLOCK_H)), tl.load(w2 + 4 * H), sums)
+        features = _activation(tl.where(inside[:, None], tl.dot(patches_2, w1) + b1, 0.0))
+        sums = tl.dot(tl.reshape(features, (BLOCK_M, 4 * BLOCK_H)), tl.load(w2 + 8 * H), sums)
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     features = _activation(sums + tl.load(bias_2 + n)[None, :])
     tl.store(out + (m * C)[:, None] + n[None, :], features, mask=(m < cells)[:, None])
@@ -278,7 +286,8 @@ def estimate(
     launch = launches.stem
     _stem_kernel[triton.cdiv(4 * cells, launch.cells), c // launch.features](
         thumbnail, offset, thumbnail.stride(0), stride_y, stride_x, weight_1, bias_1, weight_2, bias_2,
-        wide, height, width, len(bias_1), c, launch.cells, launch.features, **launch.options(),
+        wide, height, width, len(bias_1), c, launch.cells, launch.features, min(len(bias_1), _BLOCK_H),
+        **launch.options(),
     )  # fmt: skip
 
     launch = launches.conv
@@ -309,8 +318,12 @@ def estimate(
     return out
 
 
+_SHIPPED_WIDTH = 96
+
+
 def _variants(launch: NetworkLaunch, suffix: str, registers: int, capabilities: range) -> list[Variant]:
-    """The kernels of the network that ships: 64 features, three curves of 8 bins."""
+    """The kernels of the network that ships: 96 features, three curves of 8 bins."""
+    launch = fitted(launch, _SHIPPED_WIDTH)
     weights = {"weight_1": "*fp16", "bias_1": "*fp32", "weight_2": "*fp16", "bias_2": "*fp32"}
     signatures = [
         {"thumbnail": "*fp32", **weights, "out": "*fp16"}
@@ -322,9 +335,9 @@ def _variants(launch: NetworkLaunch, suffix: str, registers: int, capabilities: 
     ]
     stem, conv, tail = launch.stem, launch.conv, launch.tail
     constexprs = [
-        {"H": 32, "C": 64, "BLOCK_M": stem.cells, "BLOCK_N": stem.features},
-        {"C": 64, "BLOCK_M": conv.cells, "BLOCK_N": conv.features, "BLOCK_K": conv.inputs},
-        {"C": 64, "P": 64, "N": 32, "BLOCK_M": tail.cells, "BLOCK_CELLS": tail.statistics},
+        {"H": 64, "C": _SHIPPED_WIDTH, "BLOCK_M": stem.cells, "BLOCK_N": stem.features, "BLOCK_H": _BLOCK_H},
+        {"C": _SHIPPED_WIDTH, "BLOCK_M": conv.cells, "BLOCK_N": conv.features, "BLOCK_K": conv.inputs},
+        {"C": _SHIPPED_WIDTH, "P": 128, "N": 32, "BLOCK_M": tail.cells, "BLOCK_CELLS": tail.statistics},
     ]
     unaligned = [{"thumbnail"}, set(), {"out"}]
     kernels = [("stem", _stem_kernel, stem), ("conv", _conv_kernel, conv), ("tail", _tail_kernel, tail)]

@@ -135,7 +135,7 @@ class NetworkLaunch:
 NETWORK = NetworkLaunch(ConvLaunch(num_stages=1, features=64), ConvLaunch(num_stages=5), TailLaunch())
 # Triton (3.6 to 3.9) has no tensor cores before Ampere: tl.dot is unrolled into FMAs, and bigger blocks spill.
 TURING_NETWORK = NetworkLaunch(
-    ConvLaunch(num_warps=8, num_stages=1, features=16), ConvLaunch(inputs=32), TailLaunch(num_warps=8, statistics=128)
+    ConvLaunch(num_warps=8, num_stages=1, features=16), ConvLaunch(inputs=32), TailLaunch(cells=8, statistics=128)
 )
 _INTERPRETED_NETWORK = NetworkLaunch(
     ConvLaunch(cells=256, features=64), ConvLaunch(cells=512, features=32), TailLaunch(cells=512)
@@ -145,7 +145,11 @@ _INTERPRETED_NETWORK = NetworkLaunch(
 def network_launch(width: int, device: torch.device) -> NetworkLaunch:
     """For a network of `width` features, a multiple of 32."""
     launch = NETWORK if capability(device) >= (8, 0) else TURING_NETWORK
-    launch = _INTERPRETED_NETWORK if INTERPRETED else launch
+    return fitted(_INTERPRETED_NETWORK if INTERPRETED else launch, width)
+
+
+def fitted(launch: NetworkLaunch, width: int) -> NetworkLaunch:
+    """A launch whose blocks divide `width` features, a multiple of 32."""
     stem = replace(launch.stem, features=min(launch.stem.features, width & -width))
     return replace(launch, stem=stem, conv=replace(launch.conv, inputs=min(launch.conv.inputs, width & -width)))
 
