@@ -194,6 +194,7 @@ ROWS: dict[str, Row] = {
 @click.option("-o", "target", type=click.Path(path_type=Path), help="Where rows go, a JSON object a line.")
 @click.option("--row", "names", multiple=True, type=click.Choice(list(ROWS)), help="Only these rows.")
 @click.option("--iterations", default=1000, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of weights and draws; others show how much is chance.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--table", type=click.Path(path_type=Path), help="Print the rows of a file, and train nothing.")
 def main(
@@ -201,6 +202,7 @@ def main(
     target: Path | None,
     names: tuple[str, ...],
     iterations: int,
+    seed: int,
     threads: int,
     table: Path | None,
 ) -> None:
@@ -213,13 +215,14 @@ def main(
     sets = {name: [pair.load() for pair in pairs] for name, pairs in find_sets(data).items()}
     photos = load_photos(find_photos([photo_folder]), 3 * 192)
     for name in names or ROWS:
-        if target.exists() and any(row["row"] == name for row in read_rows(target)):
+        label = f"{name}, seed {seed}" if seed else name
+        if target.exists() and any(row["row"] == label for row in read_rows(target)):
             continue
         began = time.perf_counter()
-        network, guide, loss = train(ROWS[name], photos, iterations)
+        network, guide, loss = train(ROWS[name], photos, iterations, seed)
         scores = {key: score(network, guide, each) for key, each in sets.items()}
         save_network(network, target.with_name(f"{name}.safetensors"), row=name)
-        row = {"row": name, "iterations": iterations, "loss": loss, "seconds": time.perf_counter() - began}
+        row = {"row": label, "iterations": iterations, "loss": loss, "seconds": time.perf_counter() - began}
         with target.open("a") as file:
             print(json.dumps(row | scores | cost(network)), file=file)
         click.echo(f"{name}: {scores}, {row['seconds']:.0f} s", err=True)
@@ -239,7 +242,7 @@ def find_sets(data: Path) -> dict[str, list[Pair]]:
     }
 
 
-def train(row: Row, photos: list[Tensor], iterations: int) -> tuple[CurveNetwork, Guide, float]:
+def train(row: Row, photos: list[Tensor], iterations: int, seed: int) -> tuple[CurveNetwork, Guide, float]:
     """The averaged weights, the guide, and the mean loss of the last tenth of the run."""
     settings = supervised.SupervisedSettings(
         iterations=iterations,
@@ -249,7 +252,7 @@ def train(row: Row, photos: list[Tensor], iterations: int) -> tuple[CurveNetwork
         simulation=row.simulation,
         **row.loss,  # type: ignore[arg-type]
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = row.build(row.network)
     averaged = row.build(row.network)
     averaged.load_state_dict(network.state_dict())
@@ -266,7 +269,7 @@ def train(row: Row, photos: list[Tensor], iterations: int) -> tuple[CurveNetwork
 
     with patch.object(supervised, "enhance_rgb", enhance):
         for iteration in range(iterations):
-            generator = torch.Generator().manual_seed(iteration)
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + iteration)
             size = supervised.crop_size(iteration, row.network.thumbnail)
             dark, truth = simulate(random_crops(photos, size, settings.batch, generator), row.simulation, generator)
             for group in optimizer.param_groups:
