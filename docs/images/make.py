@@ -1,4 +1,5 @@
-"""Makes this folder's pictures: frames of examples/juggler.mp4 before | after, and what --denoise does in the dark.
+"""Makes this folder's pictures: frames of examples/juggler.mp4 before | after, one of them in simulated backlight, and
+what --denoise does in the dark.
 
     python docs/images/make.py
 """
@@ -14,11 +15,13 @@ import pyvips
 import torch
 
 from rtlit import Enhancer
-from rtlit.training.simulate import add_noise, expose
+from rtlit.training.simulate import SimulationSettings, add_noise, expose, simulate
 
 HERE = Path(__file__).parent
 SECONDS = (7.0,)
 WIDTH = 720  # pixels of each half
+THIRD = 480  # pixels of each third
+BACKLIT_EV, BACKLIT_SEED = -3.5, 1
 DARK_FRAMES, DARK_EV, DARK_NOISE = 16, -3.0, -4.0  # log10 of the shot noise's variance at linear 1
 CROP = (slice(300, 480), slice(610, 850))  # rows, columns; shown at twice the size
 BAND = (slice(0, 180), slice(0, 480))
@@ -37,6 +40,17 @@ def before_after() -> None:
                 if not wanted:
                     return
 
+
+def backlit_sheet() -> None:
+    """The first frame in simulated backlight | lifted | as it was filmed."""
+    with av.open(str(HERE.parents[1] / "examples" / "juggler.mp4")) as clip:
+        frame = next(clip.decode(video=0)).to_ndarray(format="rgb24")
+    truth = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+    light = SimulationSettings(0, 0, 1, 0, 0, foreground=(BACKLIT_EV, BACKLIT_EV), background=(0.0, 0.0))
+    dark, _ = simulate(truth, light, torch.Generator().manual_seed(BACKLIT_SEED))
+    codes = (dark[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    sheet = pyvips.Image.new_from_array(np.concatenate([codes, Enhancer("cpu")(codes), frame], 1))
+    sheet.resize(THIRD / frame.shape[1]).write_to_file(str(HERE / "juggler-backlit.jpg[Q=88]"))
 
 
 def denoise_sheet() -> None:
@@ -82,6 +96,7 @@ def _last(light: list[torch.Tensor], enhancer: Enhancer) -> np.ndarray:
 def main() -> None:
     """All of them."""
     before_after()
+    backlit_sheet()
     denoise_sheet()
 
 
