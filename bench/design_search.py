@@ -250,7 +250,7 @@ def train(row: Row, photos: list[Tensor], iterations: int, seed: int) -> tuple[C
         average=0.99,
         network=row.network,
         simulation=row.simulation,
-        **row.loss,  # type: ignore[arg-type]
+        **({"squared": 2.0, "relative": 0.0} | row.loss),  # type: ignore[arg-type]
     )
     torch.manual_seed(seed)
     network = row.build(row.network)
