@@ -242,7 +242,7 @@ def _variant(name: str, words: str, interleaved: bool, low_bits: int) -> Variant
             **launch.blocks(),
         },
         launch,
-        registers=168,  # two warps a program: a few of them fill a multiprocessor
+        registers=184,  # two warps a program: a few of them fill a multiprocessor
         divisible=("luma", "blue", "red", "luma_pitch", "luma_readable", "chroma_pitch", "chroma_readable", "w"),
     )
 

@@ -359,6 +359,6 @@ def _variants(launch: NetworkLaunch, suffix: str, registers: int, capabilities: 
 
 
 VARIANTS = [
-    *_variants(NETWORK, "", 200, range(80, 1000)),
+    *_variants(NETWORK, "", 208, range(80, 1000)),
     *_variants(TURING_NETWORK, " without tensor cores", 255, range(75, 80)),
 ]
