@@ -214,11 +214,17 @@ class Enhancer:
         quarter_turns: int = 0,
         source_low_bits: int | None = None,
     ) -> Ticket | _Done:
-        """Begin `enhance_planes`; the result lies in `out` when the ticket's `wait` returns, and `out` isn't `planes`'
-        owner's to read or write before. Wait for tickets in order. On the CPU, all is done when this returns.
+        """Begin `enhance_planes`: the result lies in `out` when the ticket's `wait` returns.
+
+        Until then neither `planes` nor `out` may be touched. Tickets are waited for in order. On the CPU, all is done
+        when this returns.
 
         On CUDA, planes may also be tensors on the device, and with `out` None the result stays there and is what
         `wait` returns; see `rtlit.backends.cuda_engine.Engine.submit`.
+
+        Raises:
+            UsageError: a frame smaller than 16×16, or weights of the CLIP-LIT U-Net. DeviceError: not enough memory, or
+            the device gave up; `wait` raises it too.
         """
         if self._engine is None:
             assert out is not None and not isinstance(planes[0], Tensor), "the CPU takes arrays"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,6 +30,11 @@ class Launch:
 
     num_warps: int = 4
     num_stages: int = 2
+    tunables: ClassVar[tuple[str, ...]] = ()  # fields that are constexprs of the kernel, by the same names in capitals
+
+    def blocks(self) -> dict[str, int]:
+        """The kernel's tunables."""
+        return {name.upper(): getattr(self, name) for name in self.tunables}
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of a launch and options of a compilation."""
@@ -172,11 +177,7 @@ class AnalyzeLaunch(Launch):
     cells: int = 16
     span: int = 16
     chroma_span: int = 8
-
-    def blocks(self) -> dict[str, int]:
-        """The kernel's tunables."""
-        names = ("rows", "columns", "chroma_columns", "cells", "span", "chroma_span")
-        return {name.upper(): getattr(self, name) for name in names}
+    tunables = ("rows", "columns", "chroma_columns", "cells", "span", "chroma_span")
 
 
 def analyze_launch(
@@ -229,10 +230,7 @@ class ApplyLaunch(Launch):
     depth: int = 8
     bands: int = 2
     programs: int = 1
-
-    def blocks(self) -> dict[str, int]:
-        """The kernel's tunables."""
-        return {name.upper(): getattr(self, name) for name in ("block", "cells", "tones")}
+    tunables = ("block", "cells", "tones")
 
 
 def apply_launch(
@@ -249,7 +247,6 @@ def apply_launch(
     depth = -(-strips * tiles // (4 * processors(device))) if not INTERPRETED else strips
     bands = min(grid_rows, ((depth << shift_y) - 1) * grid_rows // height + 2)
     return ApplyLaunch(4, 1, block, cells, _power_of_two(tones), depth, bands, tiles * -(-strips // depth))
-
 
 
 @dataclass(frozen=True)
