@@ -72,7 +72,7 @@ class Enhancer:
     >>> brighter = enhancer(picture)                         # a still: numpy RGB [H, W, 3]
     >>> steady = [enhancer(frame) for frame in container.decode(video=0)]  # av.VideoFrame
 
-    One Enhancer follows one video, in order, from one thread at a time. `strength` may change between frames.
+    One Enhancer follows one video, in order, from one thread at a time. `strength` and `smoothing` may change between frames.
 
     With weights of the CLIP-LIT U-Net (`rtlit.unet`) it takes stills alone: x / L^strength at full resolution.
 
@@ -133,6 +133,17 @@ class Enhancer:
     @strength.setter
     def strength(self, value: float) -> None:
         self.settings = replace(self.settings, strength=value)
+
+    @property
+    def smoothing(self) -> float:
+        """Time constant of the smoothing over time in seconds."""
+        return self.settings.smoothing
+
+    @smoothing.setter
+    def smoothing(self, value: float) -> None:
+        self.settings = replace(self.settings, smoothing=value)
+        if self._engine:
+            self._engine.settings = self.settings
 
     def reset(self) -> None:
         """Forget the video so far; the next frame starts afresh."""
