@@ -72,7 +72,8 @@ class Enhancer:
     >>> brighter = enhancer(picture)                         # a still: numpy RGB [H, W, 3]
     >>> steady = [enhancer(frame) for frame in container.decode(video=0)]  # av.VideoFrame
 
-    One Enhancer follows one video, in order, from one thread at a time. `strength` and `smoothing` may change between frames.
+    One Enhancer follows one video, in order, from one thread at a time. `strength` and `smoothing` may change between
+    frames.
 
     With weights of the CLIP-LIT U-Net (`rtlit.unet`) it takes stills alone: x / L^strength at full resolution.
 
