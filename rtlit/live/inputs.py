@@ -1,0 +1,241 @@
+"""Opening what is captured and decoding it without delay; plain words for what is wrong with it."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from rtlit.errors import DeviceError, InputError
+from rtlit.live.cameras import Camera, best_mode, input_format
+from rtlit.video import probe
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+    from rtlit.live.source import SourceSettings
+
+Kind: TypeAlias = Literal["camera", "stream", "file"]
+NETWORK_SECONDS = 10.0  # for an answer, and between two packets
+LAVFI = "lavfi:"
+# They send as time goes by, at their sender's clock; what http sends comes as fast as it can, but for camera pictures.
+_STREAMS = {"rtsp", "rtsps", "rtp", "srtp", "udp", "tcp", "srt", "rist", "rtmp", "rtmps", "rtmpt"}
+_PICTURES = {"mpjpeg", "mjpeg", "jpeg_pipe", "image2pipe"}
+_POLL_SECONDS = 0.002  # between two looks whether the camera has a frame
+_MAX_SLICED = 1920 * 1088
+_UNPLUGGED = "unplugged"
+_CREDENTIALS = re.compile(r"//[^/@]*@")
+
+
+class Lost(Exception):
+    """An input broke off; the text is the reason, in a few words."""
+
+
+class Input:
+    """An input, open; all of it is used by one thread.
+
+    Attributes:
+        kind: a camera or stream is taken as it comes, a file is paced by its timestamps.
+        name, description: for people.
+        step: seconds between two frames, as far as known.
+        skipped: packets that could not be decoded.
+    """
+
+    def __init__(self, container: InputContainer, name: str, kind: Kind) -> None:
+        """
+        Raises:
+            InputError: it holds no video.
+        """
+        import av
+
+        self.name, self.kind, self._container, self.skipped = name, kind, container, 0
+        try:
+            self._stream = probe.choose_video(container, name)
+            context = self._stream.codec_context
+            if kind != "file":
+                context.flags |= av.codec.context.Flags.low_delay
+                if context.width * context.height <= _MAX_SLICED:
+                    context.thread_type = "SLICE"  # frame threads hold a frame each; above this one core is too slow
+        except BaseException:
+            container.close()
+            raise
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.step = float(1 / rate) if rate else 1 / 25
+        self.size = (context.width, context.height)
+        codec = context.pix_fmt if context.name in ("rawvideo", "wrapped_avframe") else context.name
+        self.description = f"{name}, {context.width}×{context.height} {codec}" + (
+            f", {float(rate):.4g} fps" if rate else ""
+        )
+
+    def close(self) -> None:
+        """Close it, from the thread that reads it: FFmpeg would crash."""
+        self._container.close()
+
+    def frames(self) -> Iterator[tuple[av.VideoFrame, float] | None]:
+        """Frames and when their packet came (`time.monotonic`); None now and then while there is nothing new.
+
+        Raises:
+            Lost: it can't be read any more, or a camera or stream ended.
+        """
+        import av
+
+        # All streams: asked for one alone, PyAV would not come back from a stream whose sound goes on alone.
+        packets = self._container.demux()
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except av.error.MemoryError:
+                raise
+            except (av.error.FFmpegError, OSError) as error:
+                if isinstance(error, BlockingIOError):
+                    time.sleep(_POLL_SECONDS)
+                elif isinstance(error, av.error.InvalidDataError) and self.kind != "file":
+                    self.skipped += 1
+                    time.sleep(_POLL_SECONDS)  # a driver may say so at once and for ever
+                else:
+                    raise Lost(self._why_lost(error)) from None
+                packets = self._container.demux()  # an error ends a generator
+                yield None
+                continue
+            came = time.monotonic()
+            if packet.stream is not self._stream:
+                yield None
+                continue
+            decoded = False
+            try:
+                for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
+                    decoded = True
+                    yield frame, came
+            except av.error.MemoryError:
+                raise
+            except (av.error.FFmpegError, EOFError):
+                self.skipped += 1
+            if not decoded:
+                yield None
+        if self.kind != "file":
+            raise Lost(_UNPLUGGED if self.kind == "camera" else "ended")
+
+    def _why_lost(self, error: Exception) -> str:
+        import av
+
+        if self.kind == "camera" and getattr(error, "errno", 0) in (errno.ENODEV, errno.ENXIO, errno.EIO):
+            return _UNPLUGGED
+        if isinstance(error, av.error.ExitError):
+            return f"nothing came for {NETWORK_SECONDS:g} s"
+        return probe.reason(error)
+
+
+def open_camera(camera: Camera, settings: SourceSettings) -> Input:
+    """Start a camera.
+
+    Raises:
+        DeviceError: it is missing, busy or denied, or doesn't deliver what the settings ask for.
+    """
+    import av
+
+    system = input_format()
+    try:
+        container = av.open(
+            camera.path,
+            format=system,
+            options=_camera_options(system, camera, settings),
+            timeout=(NETWORK_SECONDS, None),
+        )
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise DeviceError(f"camera {camera.name}: {_why_camera(error, camera)}") from None
+    try:
+        opened = Input(container, camera.name, "camera")
+    except InputError as error:
+        raise DeviceError(f"camera {error}") from None
+    if settings.size not in (None, opened.size):  # v4l2 takes what is nearest
+        opened.close()
+        width, height = settings.size or (0, 0)
+        raise DeviceError(f"camera {camera.name}: does not deliver {width}x{height}{_offers(camera)}")
+    return opened
+
+
+def open_url(url: str) -> Input:
+    """Open a file, stream or lavfi graph.
+
+    Raises:
+        InputError: it can't be opened, doesn't answer or holds no video.
+    """
+    import av
+
+    name = name_of(url)
+    if url.startswith(LAVFI):
+        try:
+            return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise InputError(f"{name}: not a filter graph that makes video: {probe.reason(error)}") from None
+    scheme = scheme_of(url)
+    if scheme in ("", "file", "pipe"):
+        return Input(probe.open_input(_file(url)), name, "file")
+    options = {"rtsp_transport": "tcp"} if scheme == "rtsp" else {}
+    began = time.monotonic()
+    try:
+        container = av.open(url, options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace")
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        late = time.monotonic() - began >= NETWORK_SECONDS
+        why = f"no answer within {NETWORK_SECONDS:g} s" if late else probe.reason(error)
+        raise InputError(f"{name}: can't be opened: {why}") from None
+    return Input(container, name, "stream" if scheme in _STREAMS or container.format.name in _PICTURES else "file")
+
+
+def name_of(url: str) -> str:
+    """What messages call it: without the password."""
+    return _CREDENTIALS.sub("//", url)
+
+
+def scheme_of(url: str) -> str:
+    """The part before "://" or of "pipe:0", in lower case; empty for a path."""
+    match = re.match(r"([a-z][a-z0-9+.-]+)://|(pipe):", url, re.IGNORECASE)
+    return (match[1] or match[2]).lower() if match else ""
+
+
+def _file(url: str) -> str:
+    from pathlib import Path
+
+    return url if scheme_of(url) else str(Path(url))
+
+
+def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> dict[str, str]:
+    mode = best_mode(camera, settings.size, settings.fps, settings.input_format)
+    size = settings.size or ((mode.width, mode.height) if mode else None)
+    fps = settings.fps or (min(mode.fps, 30.0) if mode and mode.fps else 30.0 if system == "avfoundation" else None)
+    name = settings.input_format or (mode.input_format if mode else None)
+    # 4 is AVFMT_FLAG_NONBLOCK, which has no name: reading then never waits, so a silent camera can still be closed.
+    options = {"fflags": "+4"}
+    if size:
+        options["video_size"] = f"{size[0]}x{size[1]}"
+    if fps:
+        options["framerate"] = f"{fps:.6g}"
+    if name:
+        options["input_format" if system == "v4l2" else "pixel_format"] = name
+    return options
+
+
+def _why_camera(error: Exception, camera: Camera) -> str:
+    number = getattr(error, "errno", None)
+    if number == errno.EBUSY:
+        return "is in use by another program; close that one"
+    if number in (errno.EACCES, errno.EPERM):
+        if sys.platform == "linux":
+            return "permission denied; add yourself to the group video (sudo usermod -aG video $USER) and log in again"
+        return "permission denied; allow it in the system's privacy settings"
+    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return "is not there (any more); plug it in"
+    if number == errno.EINVAL:
+        return f"does not deliver this size, rate or format{_offers(camera)}"
+    return f"can't be opened: {probe.reason(error)}"
+
+
+def _offers(camera: Camera) -> str:
+    return f"; it offers {', '.join(camera.formats)}" if camera.modes else "; `--list-cameras` lists what it offers"
