@@ -92,9 +92,9 @@ def enhance_image(
     image, warnings = _read(data, name)
     _check(image, name)
     suffix = _suffix(target, output_format, image)
-    result = _save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
+    result = save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
     warnings += _losses(image, result, suffix)
-    _write(target, result)
+    write(target, result)
     if on_warning is not None:
         for text in warnings:
             on_warning(text)
@@ -186,7 +186,17 @@ def _suffix(target: str | Path | BinaryIO, output_format: str | None, image: pyv
     return _ALIASES.get(suffix, suffix)
 
 
-def _save(image: pyvips.Image, suffix: str, lossless: bool, name: str) -> bytes:
+def save(image: pyvips.Image, suffix: str, lossless: bool, name: str) -> bytes:
+    """The picture as the bytes of a file.
+
+    Args:
+        suffix: ".png", ".jpg", …, which names the format.
+        lossless: so, where the format (WebP) may be either.
+        name: what messages call it.
+
+    Raises:
+        OutputError: the format can't hold it.
+    """
     options = dict(_OPTIONS.get(suffix, {}))
     if suffix == ".jpg":
         # libvips' own choice at this quality is never to subsample.
@@ -234,8 +244,12 @@ def _check_target(source: str | Path | BinaryIO, target: Path, overwrite: bool) 
         raise OutputError(f"{target}: exists; choose another name or allow overwriting")
 
 
-def _write(target: str | Path | BinaryIO, data: bytes) -> None:
-    """Write a stream, or a file that appears only when it is complete."""
+def write(target: str | Path | BinaryIO, data: bytes) -> None:
+    """Write a stream, or a file that appears only when it is complete.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
     if not isinstance(target, str | Path):
         target.write(data)
         target.flush()
