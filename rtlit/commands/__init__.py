@@ -23,6 +23,7 @@ INTERRUPTED = 130
 _COMMANDS = {
     "enhance-video": "Enhance backlit or under-exposed videos.",
     "enhance-image": "Enhance backlit or under-exposed pictures.",
+    "webcam": "Show a camera enhanced, live: in a window, in the browser, to a meeting.",
     "evaluate": "Score enhanced pictures, against their ground truth if there is one.",
     "evaluate-video": "Score how steady enhanced videos are.",
     "train": "Train the network on your own photographs.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +48,7 @@ def key_value(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _remember_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+def remember_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     ctx.meta[VERBOSE] = value
     return value
 
@@ -131,7 +131,7 @@ report_options = together(
         "-v",
         "--verbose",
         is_flag=True,
-        callback=_remember_verbose,
+        callback=remember_verbose,
         help="Print details, and where an unexpected error comes from.",
     ),
 )
@@ -150,14 +150,23 @@ sheet_options = together(
 )
 
 
-@contextmanager
-def needs_train(what: str) -> Iterator[None]:
-    """Around imports of `rtlit.training`: says what to install where one is missing.
+def needs_train(what: str) -> AbstractContextManager[None]:
+    """Around imports of `rtlit.training`: says what to install where a package of the extra `train` is missing.
 
     Raises:
-        RtlitError: a package of the extra `train` isn't installed.
+        RtlitError: one is.
     """
+    return _needs(what, "train")
+
+
+def needs_live(what: str) -> AbstractContextManager[None]:
+    """The same around imports of `rtlit.live`, for the extra `live`."""
+    return _needs(what, "live")
+
+
+@contextmanager
+def _needs(what: str, extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RtlitError(f"{what} needs {error.name}: pip install 'rtlit[train]'") from None
+        raise RtlitError(f"{what} needs {error.name}: pip install 'rtlit[{extra}]'") from None
