@@ -99,8 +99,8 @@ output_options = together(
 def webcam(ctx: click.Context, /, **options: Any) -> None:
     """Show a camera enhanced, now: in a window, in the browser, to a meeting.
 
-    The newest frame wins: what comes too late is dropped. H in the window shows its keys. Strength, smoothing and looks
-    are kept for the next time; options go before them. Ctrl-C ends it.
+    The newest frame wins: what comes too late is dropped. H in the window shows its keys; what they set is kept for
+    the next time, and options go before it. Ctrl-C ends it.
     """
     if options["list_cameras"]:
         return _list_cameras()
@@ -121,10 +121,12 @@ def webcam(ctx: click.Context, /, **options: Any) -> None:
     source = LiveSource(SourceSettings(url=options["source"], **asked), tell)
     pipeline = LivePipeline(source, _enhance_settings(preferences, options), max_height=options["max_height"])
     with ExitStack() as stack:
-        stop = stack.enter_context(_ending(options["duration"]))
+        stop = stack.enter_context(_ending())
         stack.callback(pipeline.stop)
         pipeline.start()
         tell(f"{source.description}; enhanced on {pipeline.stats.backend}")
+        if options["duration"]:
+            threading.Thread(target=_stop_after, args=(options["duration"], pipeline, stop), daemon=True).start()
         with suppress(KeyboardInterrupt):
             _add_sinks(stack, pipeline, options, tell)
             _view(pipeline, preferences, options, tell, stop)
@@ -161,20 +163,22 @@ def _enhance_settings(preferences: Preferences, options: dict[str, Any]) -> Enha
 
 
 @contextmanager
-def _ending(duration: float | None) -> Iterator[threading.Event]:
-    """An event that is set when it is time to end: after `duration` seconds, or at SIGTERM."""
+def _ending() -> Iterator[threading.Event]:
+    """An event that is set at SIGTERM."""
     stop = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    timer = threading.Timer(duration, stop.set) if duration else None
-    if timer:
-        timer.daemon = True
-        timer.start()
     try:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
-        if timer:
-            timer.cancel()
+
+
+def _stop_after(duration: float, pipeline: LivePipeline, stop: threading.Event) -> None:
+    """Set `stop` when the picture has been there for `duration` seconds."""
+    while not (pipeline.ended or stop.is_set() or pipeline.wait()):
+        pass
+    stop.wait(duration)
+    stop.set()
 
 
 def _add_sinks(stack: ExitStack, pipeline: LivePipeline, options: dict[str, Any], tell: Callable[[str], None]) -> None:
