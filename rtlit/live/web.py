@@ -7,6 +7,7 @@ import errno
 import hmac
 import ipaddress
 import json
+import logging
 import math
 import secrets
 import socket
@@ -22,7 +23,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from rtlit.errors import RtlitError, UsageError
-from rtlit.live.web_pictures import QUALITY, Pictures, View
+from rtlit.live.web_pictures import Pictures, View
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from rtlit.live.pipeline import LiveFrame, LivePipeline
 
 MAX_VIEWERS = 16
+_log = logging.getLogger(__name__)
 _STATUS_EVERY = 0.5  # seconds
 _RECENT = 5.0  # seconds that a viewer's rate and latency are taken over
+_QUALITIES = (50, 70, 85)  # of JPEG
+_SLOW, _QUICK = 0.12, 0.06  # seconds from sending a picture to room for the next that ask for less, or allow more
 _REMEMBERED = 4  # pictures sent to a viewer that it may still say are painted
 _PAGE = {
     "": ("index.html", "text/html"),
@@ -87,6 +91,7 @@ class _Viewer:
     Attributes:
         free: it has room for the next picture.
         frames: the last that were sent, by number. painted: (when, latency) of those that it showed.
+        took: seconds from sending a picture to room for the next, smoothed; `quality` goes by it.
         skipped: enhanced frames that it never got, because a newer one was there when it had room.
     """
 
@@ -96,6 +101,9 @@ class _Viewer:
     tell: bool = True
     snapshot: bool = False
     sent: int = 0
+    sent_at: float = 0.0
+    took: float = 0.0
+    quality: int = len(_QUALITIES) - 1
     skipped: int = 0
     frames: dict[int, LiveFrame] = field(default_factory=dict)
     painted: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))
@@ -122,7 +130,6 @@ class WebServer:
         self._newest: Pictures | None = None
         self._ending = False
         self._stopped = threading.Event()
-        self._loop = asyncio.new_event_loop()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> str:
@@ -135,6 +142,7 @@ class WebServer:
             import aiohttp.web  # noqa: F401
         except ModuleNotFoundError as error:
             raise RtlitError(f"the live picture in a browser needs {error.name}: pip install 'rtlit[live]'") from None
+        self._loop = asyncio.new_event_loop()
         self._pool = ThreadPoolExecutor(2, "rtlit-jpeg")
         self._start_thread(self._loop.run_forever, "rtlit-web")
         try:
@@ -146,7 +154,9 @@ class WebServer:
         return f"http://{_shown_host(self.host)}:{self.port}/{self.token}/"
 
     def stop(self) -> None:
-        """Tell the viewers, and end."""
+        """Tell the viewers, and end; again does nothing."""
+        if self._stopped.is_set():
+            return
         self._stopped.set()
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._end_loop()
@@ -177,7 +187,7 @@ class WebServer:
     def _watch(self) -> None:
         number = 0
         while not self._stopped.is_set():
-            frame = self.pipeline.wait(number, 0.2)
+            frame = self.pipeline.wait(number, 0.1)
             if frame is not None:
                 number = frame.number
                 self._loop.call_soon_threadsafe(self._offer, frame)
@@ -303,6 +313,8 @@ class WebServer:
                     await self._send_picture(viewer, self._newest, viewer.view)
         except ConnectionError:
             pass
+        except Exception as error:
+            _log.error("a picture for a browser failed: %r", error)  # the page connects again
         finally:
             await viewer.socket.close()
 
@@ -314,7 +326,9 @@ class WebServer:
         viewer.frames[number] = pictures.frame
         if len(viewer.frames) > _REMEMBERED:
             del viewer.frames[min(viewer.frames)]
-        await viewer.socket.send_bytes(await pictures.message(view, QUALITY))
+        message = await pictures.message(view, _QUALITIES[viewer.quality])
+        viewer.sent_at = time.monotonic()
+        await viewer.socket.send_bytes(message)
 
     def _hear(self, viewer: _Viewer, text: str) -> None:
         """What a page says: how it looks, that it has room, what it painted, what it sets.
@@ -331,7 +345,7 @@ class WebServer:
             viewer.free = viewer.free or viewer.view is None
             viewer.view = View.from_message(message["view"])
         if "taken" in message:
-            viewer.free = True
+            self._taken(viewer, message["taken"])
         if "painted" in message:
             self._painted(viewer, message["painted"])
         if "snapshot" in message:
@@ -340,6 +354,16 @@ class WebServer:
             if name in message:
                 self._set(viewer, name, message[name])
         viewer.wake.set()
+
+    def _taken(self, viewer: _Viewer, number: Any) -> None:
+        viewer.free = True
+        if number != viewer.sent:  # a page that rested, and goes on
+            return
+        viewer.took += 0.3 * (time.monotonic() - viewer.sent_at - viewer.took)
+        step = -1 if viewer.took > _SLOW else 1 if viewer.took < _QUICK else 0
+        if 0 <= viewer.quality + step < len(_QUALITIES) and step:
+            viewer.quality += step
+            viewer.took = (_SLOW + _QUICK) / 2  # the new quality gets its time
 
     def _painted(self, viewer: _Viewer, number: Any) -> None:
         frame = viewer.frames.get(number) if isinstance(number, int) else None

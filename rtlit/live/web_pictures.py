@@ -18,13 +18,13 @@ from rtlit.errors import UsageError
 
 if TYPE_CHECKING:
     import av
+    import pyvips
 
     from rtlit.live.pipeline import LiveFrame
 
 Side = Literal["before", "after"]
 Rgb = NDArray[np.uint8]  # [H, W, 3]
 
-QUALITY = 85  # of JPEG, where the connection keeps up
 _BLOCK = 16  # pixels: a part begins between two blocks of chroma
 _MAX_PIXELS = 16384  # a side; what a browser may ask for
 _SMALLEST = 16
@@ -76,7 +76,7 @@ class Pictures:
         self._pool = pool
         self._made: dict[tuple[Any, ...], Future[Any]] = {}
 
-    async def message(self, view: View, quality: int = QUALITY) -> bytes:
+    async def message(self, view: View, quality: int) -> bytes:
         """A header (JSON after its length, a little-endian uint32) and the parts, `before` first.
 
         The header has the frame's number, the picture's width and height, and for each side its
@@ -142,21 +142,21 @@ def to_rgb(frame: av.VideoFrame, size: tuple[int, int]) -> Rgb:
 
 def jpeg(rgb: Rgb, columns: tuple[int, int], quality: int) -> bytes:
     """Columns of a picture as JPEG, 4:2:0."""
-    import pyvips
-
-    # Not Pillow, which is as fast but holds the interpreter's lock meanwhile: 4 ms at 720p that the enhancement waits.
-    part = np.ascontiguousarray(rgb[:, columns[0] : columns[1]])
-    image = pyvips.Image.new_from_memory(part, part.shape[1], part.shape[0], 3, "uchar")
+    image = _image(rgb[:, columns[0] : columns[1]])
     data: bytes = image.jpegsave_buffer(Q=quality, subsample_mode="on")
     return data
 
 
 def _png(rgb: Rgb) -> bytes:
+    data: bytes = _image(rgb).pngsave_buffer(compression=3)
+    return data
+
+
+def _image(rgb: Rgb) -> pyvips.Image:
+    """Not Pillow's, which is as fast but holds the interpreter's lock: 4 ms at 720p that the enhancement would wait."""
     import pyvips
 
-    image = pyvips.Image.new_from_memory(rgb, rgb.shape[1], rgb.shape[0], 3, "uchar").copy(interpretation="srgb")
-    data: bytes = image.pngsave_buffer(compression=3)
-    return data
+    return pyvips.Image.new_from_array(np.ascontiguousarray(rgb), interpretation="srgb")
 
 
 def _span(value: Any) -> tuple[float, float] | None:

@@ -20,6 +20,7 @@ let decoding = false;
 let held = false; // "taken" is owed to the server
 let shown = null; // what is on the canvas
 let asked = "";
+let keepUntil = 0;
 const touched = { strength: 0, smoothing: 0 };
 
 // — connection —
@@ -50,7 +51,10 @@ function send(message) {
   if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-function say(line) {
+// A line for people; one with `seconds` is not replaced before.
+function say(line, seconds = 0) {
+  if (performance.now() < keepUntil && !seconds) return;
+  keepUntil = performance.now() + 1000 * seconds;
   if (notice.textContent !== line) notice.textContent = line; // the same line again would be read out again
 }
 
@@ -125,7 +129,7 @@ function resting(header) {
 function goOn() {
   if (held && !document.hidden) {
     held = false;
-    send({ taken: shown?.header.number ?? 0 });
+    send({ taken: 0 });
   }
 }
 
@@ -136,7 +140,7 @@ function paint(next) {
   shown = next;
   if (canvas.width !== header.width || canvas.height !== header.height) {
     [canvas.width, canvas.height] = [header.width, header.height];
-    picture.style.setProperty("--ratio", header.width / header.height);
+    document.documentElement.style.setProperty("--ratio", header.width / header.height);
   }
   draw();
   // A message to oneself is heard after the frame that this belongs to was painted.
@@ -182,7 +186,8 @@ function showStatus(status) {
   at("source").textContent = status.source;
   canvas.setAttribute("aria-label", width ? `Live picture, ${width} by ${height}, from ${status.source}` : "No picture yet");
   ended = status.ended !== "";
-  say(status.ended || status.notice || (width ? (paused ? "Paused" : "") : "Waiting for the first picture…"));
+  if (ended) say(status.ended, 1);
+  else say(status.notice || (width ? (paused ? "Paused" : "") : "Waiting for the first picture…"));
 }
 
 function setSlider(name, value) {
@@ -229,7 +234,7 @@ const actions = {
   },
   full() {
     if (document.fullscreenElement) document.exitFullscreen();
-    else stage.requestFullscreen().catch(() => say("This browser doesn't allow full screen."));
+    else stage.requestFullscreen().catch(() => say("This browser doesn't allow full screen.", 3));
   },
 };
 
@@ -241,7 +246,7 @@ function download(data, begin) {
   link.download = `rtlit-${stamp}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  say(`Saved as ${link.download}`);
+  say(`Saved as ${link.download}`, 3);
 }
 
 for (const id of Object.keys(actions)) at(id).addEventListener("click", actions[id]);
