@@ -141,13 +141,10 @@ def open_camera(camera: Camera, settings: SourceSettings) -> Input:
     import av
 
     system = input_format()
+    options = _camera_options(system, camera, settings)
     try:
-        container = av.open(
-            camera.path,
-            format=system,
-            options=_camera_options(system, camera, settings),
-            timeout=(NETWORK_SECONDS, None),
-        )
+        # Not `options`: PyAV gives those to the decoder as well, whose video_size would hide what v4l2 made of it.
+        container = av.open(camera.path, format=system, container_options=options, timeout=(NETWORK_SECONDS, None))
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise DeviceError(f"camera {camera.name}: {_why_camera(error, camera)}") from None
     try:
@@ -181,7 +178,9 @@ def open_url(url: str) -> Input:
     options = {"rtsp_transport": "tcp"} if scheme == "rtsp" else {}
     began = time.monotonic()
     try:
-        container = av.open(url, options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace")
+        container = av.open(
+            url, container_options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace"
+        )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         late = time.monotonic() - began >= NETWORK_SECONDS
         why = f"no answer within {NETWORK_SECONDS:g} s" if late else probe.reason(error)
@@ -207,7 +206,9 @@ def _file(url: str) -> str:
 
 
 def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> dict[str, str]:
-    mode = best_mode(camera, settings.size, settings.fps, settings.input_format)
+    mode = best_mode(camera, settings.size, settings.fps, settings.input_format) or best_mode(
+        camera, settings.size, None, settings.input_format
+    )
     size = settings.size or ((mode.width, mode.height) if mode else None)
     fps = settings.fps or (min(mode.fps, 30.0) if mode and mode.fps else 30.0 if system == "avfoundation" else None)
     name = settings.input_format or (mode.input_format if mode else None)

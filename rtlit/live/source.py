@@ -249,8 +249,8 @@ class LiveSource:
         Raises:
             Lost: a camera or stream broke off, or gives nothing. InputError: nothing in a file can be decoded.
         """
-        pictures, last, skipped_before = 0, time.monotonic(), self.skipped
-        newest = 0.0
+        pictures, last, newest = 0, time.monotonic(), 0.0
+        skipped_before, skipped_then = self.skipped, 0
         try:
             for item in source.frames():
                 self.skipped = skipped_before + source.skipped
@@ -258,14 +258,13 @@ class LiveSource:
                     return
                 if item is None:
                     if time.monotonic() - last > SILENCE_SECONDS:
-                        raise Lost(
-                            f"{'nothing but damaged data' if source.skipped else 'nothing'} for {SILENCE_SECONDS:g} s"
-                        )
+                        damaged = " but damaged data" if source.skipped > skipped_then else ""
+                        raise Lost(f"nothing{damaged} for {SILENCE_SECONDS:g} s")
                     continue
                 frame, came = item
                 newest = max(newest, _taken(frame, came) if source.kind == "camera" else came)
                 self._put(Captured(frame, newest, connection), source)
-                pictures, last = pictures + 1, time.monotonic()
+                pictures, last, skipped_then = pictures + 1, time.monotonic(), source.skipped
             if not pictures:
                 raise Lost(
                     f"none of its {source.skipped} packets can be decoded"

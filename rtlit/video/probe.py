@@ -71,7 +71,7 @@ def _check_file(path: Path, name: str) -> None:
 
 def is_encrypted(source: str | Path | BinaryIO) -> bool:
     """Whether the head of a file holds MP4 encryption boxes."""
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, Path)) or not os.path.isfile(source):  # a pipe would not give it again
         return False
     with open(source, "rb") as file:
         head = file.read(1 << 20)
