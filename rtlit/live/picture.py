@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rtlit.avframe import color_of
+from rtlit.avframe import color_of, new_like, planes_of
 from rtlit.errors import DeviceError
 from rtlit.live.sdl import sdl2, sdl_error
 
@@ -53,16 +53,17 @@ class Texture:
         self._renderer, self._texture = renderer, None
         self._key: tuple[int, int, int] | None = None
         self._frame: av.VideoFrame | None = None
+        self._flipped = False
 
-    def upload(self, frame: av.VideoFrame) -> None:
-        """Take a frame in yuv420p.
+    def upload(self, frame: av.VideoFrame, flip: bool = False) -> None:
+        """Take a frame in yuv420p, with `flip` left and right exchanged.
 
         Raises:
             DeviceError: SDL has no texture of its size.
         """
-        if frame is self._frame:
+        if frame is self._frame and flip == self._flipped:
             return
-        shown = _displayable(frame)
+        shown = _flipped(_displayable(frame)) if flip else _displayable(frame)
         color = color_of(shown)
         mode = _MODES[color.matrix, color.full_range]
         # One setting for all of SDL: some renderers heed it when a texture is made, some at the upload, some when it is
@@ -88,13 +89,16 @@ class Texture:
         ]
         if sdl2.SDL_UpdateYUVTexture(self._texture, None, *planes):
             raise DeviceError(f"the picture can't be shown: {sdl_error()}")
-        self._frame = frame
+        self._frame, self._flipped = frame, flip
 
     def draw(self, place: Rect, clip: Rect, mirror: bool) -> None:
         """Draw it to fill `place`, but no pixel outside `clip`."""
-        flip = sdl2.SDL_FLIP_HORIZONTAL if mirror else sdl2.SDL_FLIP_NONE
         sdl2.SDL_RenderSetClipRect(self._renderer, clip.sdl())
-        sdl2.SDL_RenderCopyEx(self._renderer, self._texture, None, place.sdl(), 0.0, None, flip)
+        if mirror:
+            flip = sdl2.SDL_FLIP_HORIZONTAL
+            sdl2.SDL_RenderCopyEx(self._renderer, self._texture, None, place.sdl(), 0.0, None, flip)
+        else:
+            sdl2.SDL_RenderCopy(self._renderer, self._texture, None, place.sdl())
         sdl2.SDL_RenderSetClipRect(self._renderer, None)
 
     def forget(self) -> None:
@@ -102,6 +106,13 @@ class Texture:
         if self._texture:
             sdl2.SDL_DestroyTexture(self._texture)
         self._texture = self._key = self._frame = None
+
+
+def _flipped(frame: av.VideoFrame) -> av.VideoFrame:
+    flipped = new_like(frame)
+    for source, target in zip(planes_of(frame), planes_of(flipped), strict=True):
+        target[...] = source[:, ::-1]
+    return flipped
 
 
 def _displayable(frame: av.VideoFrame) -> av.VideoFrame:
