@@ -106,8 +106,7 @@ async function take() {
     for (const side of ["before", "after"]) {
       if (!header[side]) continue;
       const [from, to, bytes] = header[side];
-      const blob = new Blob([new Uint8Array(data, offset, bytes)], { type: "image/jpeg" });
-      parts[side] = createImageBitmap(blob).then((bitmap) => ({ bitmap, from, to }));
+      parts[side] = decode(new Uint8Array(data, offset, bytes)).then((bitmap) => ({ bitmap, from, to }));
       offset += bytes;
     }
     const next = { header, before: await parts.before, after: await parts.after };
@@ -117,6 +116,19 @@ async function take() {
   } finally {
     decoding = false;
     take();
+  }
+}
+
+// A blob goes through another process: 11 ms for 720p in Chromium, against 7 ms by ImageDecoder, drawing included. That
+// is not everywhere, and on other hosts than this machine only with https.
+async function decode(bytes) {
+  const type = "image/jpeg";
+  if (!window.ImageDecoder) return createImageBitmap(new Blob([bytes], { type }));
+  const decoder = new ImageDecoder({ data: bytes, type });
+  try {
+    return (await decoder.decode()).image;
+  } finally {
+    decoder.close();
   }
 }
 
@@ -154,20 +166,24 @@ function paint(next) {
 
 function draw() {
   if (!shown) return;
-  const { width, height } = canvas;
+  const { width } = canvas;
   const line = beforeOnly ? width : Math.round((split.value / 1000) * width);
   context.setTransform(mirrored ? -1 : 1, 0, 0, 1, mirrored ? width : 0, 0);
-  // What one side lacks, the other shows until the next picture.
-  put(shown.before, 0, width);
-  put(shown.after, 0, width);
-  put(shown.before, mirrored ? width - line : 0, mirrored ? width : line);
-  put(shown.after, mirrored ? 0 : line, mirrored ? width - line : width);
+  const middle = mirrored ? width - line : line;
+  const [left, right] = mirrored ? [shown.after, shown.before] : [shown.before, shown.after];
+  put(0, middle, left, right);
+  put(middle, width, right, left);
 }
 
-function put(part, from, to) {
-  if (!part) return;
-  const [left, right] = [Math.max(from, part.from), Math.min(to, part.to)];
-  if (right > left) context.drawImage(part.bitmap, left - part.from, 0, right - left, canvas.height, left, 0, right - left, canvas.height);
+// What one side lacks after a leap of the line, the other shows until the next picture.
+function put(from, to, side, other) {
+  const whole = side && side.from <= from && side.to >= to;
+  for (const part of whole ? [side] : [other, side]) {
+    if (!part) continue;
+    const [left, right] = [Math.max(from, part.from), Math.min(to, part.to)];
+    const [columns, { height }] = [right - left, canvas];
+    if (columns > 0) context.drawImage(part.bitmap, left - part.from, 0, columns, height, left, 0, columns, height);
+  }
 }
 
 // — status —
