@@ -26,6 +26,8 @@ from rtlit.live import cameras, source as source_module
 from rtlit.live.cameras import Camera, Mode, best_mode, find_again, find_camera, list_cameras
 from rtlit.live.source import Captured, LiveSource, SourceSettings
 
+STUB = Path(__file__).with_name("v4l2_stub.c")
+SCRIPT = Path(__file__).with_name("v4l2_stub_run.py")
 PATIENCE = 20.0  # seconds until a test gives up; none of them takes so long
 
 
@@ -171,6 +173,37 @@ def test_timestamps_that_jump_are_not_waited_for(tmp_path: Path, second: tuple[i
     found = all_of(opened(str(both)))
     assert len(found) >= 5  # a transport stream's last picture may go with the jump
     assert time.monotonic() - began < 15 and all(0 <= gap < 10 for gap in gaps(found))
+
+
+def test_a_slide_show_is_not_hurried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame that says how long it stays is believed, though the next is due later than jumps are waited for."""
+    monkeypatch.setattr(source_module, "_MAX_WAIT", 0.1)
+    path = make_clip(tmp_path / "slides.mkv", (0, 10, 20, 21), options={"bf": "0"})
+    assert gaps(all_of(opened(str(path)))) == pytest.approx([0.4, 0.4, 0.04], abs=0.05)
+
+
+def test_who_lags_is_not_hurried(uneven: Path) -> None:
+    """Who comes late for a frame gets the next ones at their pace, not in a rush."""
+    source = opened(str(uneven), loop=True)
+    frames = source.frames()
+    next(frames)
+    time.sleep(1.0)
+    late = [next(frames) for _ in range(4)]
+    source.close()
+    assert gaps(late) == pytest.approx([0.12, 0.04, 0.28], abs=0.01)
+
+
+def test_standard_input(uneven: Path) -> None:
+    code = (
+        "from rtlit.live.source import *\n"
+        "source = LiveSource(SourceSettings(url='-'))\n"
+        "print(len(list(source.frames())), source.state)"
+    )
+    with uneven.open("rb") as file:
+        ran = subprocess.run(
+            [sys.executable, "-c", code], stdin=file, capture_output=True, text=True, timeout=60, cwd=STUB.parent.parent
+        )
+    assert ran.stdout == "6 ended\n", ran.stderr
 
 
 def test_frames_without_timestamps_come_at_the_rate(tmp_path: Path) -> None:
@@ -382,6 +415,27 @@ def test_a_slow_taker_gets_the_newest(serve: Callable[..., Server], stream: byte
     source.close()
 
 
+def test_pictures_over_http_come_as_they_arrive(serve: Callable[..., Server], tmp_path: Path, quick: None) -> None:
+    """As network cameras send them: no timestamps, whatever FFmpeg makes up."""
+    clip = make_clip(
+        tmp_path / "a.avi", range(20), size=(162, 122), pixels="yuvj420p", codec="mjpeg", options={"bf": "0"}
+    )
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=b\r\n\r\n"
+    with av.open(str(clip)) as container:
+        pictures = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    parts = [b"--b\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n" % (len(p), p) for p in pictures]
+    whole = head + b"".join(parts) + b"--b\r\n"
+    server = serve(whole, whole)
+    server.url = server.url.replace("tcp:", "http:")
+    for event in server.hang_up:
+        event.set()
+    collector = Collector(opened(server.url))
+    collector.until(lambda: any(each.connection == 2 for each in collector.frames))
+    assert collector.source.description == f"{server.url}, 162×122 mjpeg"
+    assert sizes(collector.frames) == [(162, 122)]
+    collector.close()
+
+
 # Cameras.
 
 TWO = (
@@ -568,10 +622,6 @@ def test_a_camera_that_cannot_be_opened_gives_one_line(number: int, text: str, m
     assert asked["path"] == "/dev/video0"
     options = asked["container_options"]
     assert (options["video_size"], options["framerate"]) == ("1280x720", "25")
-
-
-STUB = Path(__file__).with_name("v4l2_stub.c")
-SCRIPT = Path(__file__).with_name("v4l2_stub_run.py")
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")

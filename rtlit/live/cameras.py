@@ -44,8 +44,8 @@ _FORMATS = {
 }
 # Of what a driver says to take in steps.
 _USUAL_SIZES = ((640, 480), (1280, 720), (1920, 1080), (3840, 2160))
-# No raw format at a good rate: JPEG costs a decode, H.264 and the like what the camera's encoder holds back as well.
-_COMPRESSED = {"mjpeg": 1, "h264": 2, "hevc": 2, "vp8": 2, "gray": 3, "gray16le": 3}
+# How late a picture is: JPEG costs a decode, H.264 and the like what the camera's encoder holds back as well.
+COMPRESSED = {"mjpeg": 1, "h264": 2, "hevc": 2, "vp8": 2}
 _SMOOTH_FPS = 24
 _GOOD_AREA = 1280 * 720
 
@@ -159,9 +159,10 @@ def best_mode(
     ]
 
     def merit(mode: Mode) -> tuple[bool, bool, float, int, float]:
-        compressed = _COMPRESSED.get(mode.input_format, 0)
+        compressed = COMPRESSED.get(mode.input_format, 0)
+        colored = not mode.input_format.startswith("gray")  # an infrared camera
         far = abs(math.log(mode.width * mode.height / _GOOD_AREA))
-        return compressed < 3, mode.fps >= (fps or _SMOOTH_FPS) - 0.5, -far, -compressed, mode.fps
+        return colored, mode.fps >= (fps or _SMOOTH_FPS) - 0.5, -far, -compressed, mode.fps
 
     return max(fits, key=merit, default=None)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from rtlit.errors import DeviceError, InputError
-from rtlit.live.cameras import Camera, best_mode, input_format
+from rtlit.live.cameras import COMPRESSED, Camera, best_mode, input_format
 from rtlit.video import probe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _STREAMS = {"rtsp", "rtsps", "rtp", "srtp", "udp", "tcp", "srt", "rist", "rtmp",
 _PICTURES = {"mpjpeg", "mjpeg", "jpeg_pipe", "image2pipe"}
 _POLL_SECONDS = 0.002  # between two looks whether the camera has a frame
 _MAX_SLICED = 1920 * 1088
-_UNPLUGGED = "unplugged"
+_UNPLUGGED, _SILENT = "unplugged", f"nothing for {NETWORK_SECONDS:g} s"
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 
 
@@ -66,10 +66,10 @@ class Input:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.step = float(1 / rate) if rate else 1 / 25
         self.size = (context.width, context.height)
-        codec = context.pix_fmt if context.name in ("rawvideo", "wrapped_avframe") else context.name
-        self.description = f"{name}, {context.width}×{context.height} {codec}" + (
-            f", {float(rate):.4g} fps" if rate else ""
-        )
+        codec = context.pix_fmt if context.name in ("rawvideo", "wrapped_avframe") else context.codec.canonical_name
+        self.description = f"{name}, {context.width}×{context.height} {codec}"
+        if rate and container.format.name not in _PICTURES:  # of pictures one after another FFmpeg takes 25 a second
+            self.description += f", {float(rate):.4g} fps"
 
     def close(self) -> None:
         """Close it, from the thread that reads it: FFmpeg would crash."""
@@ -86,6 +86,7 @@ class Input:
         # All streams: asked for one alone, PyAV would not come back from a stream whose sound goes on alone.
         packets = self._container.demux()
         while True:
+            asked = time.monotonic()
             try:
                 packet = next(packets)
             except StopIteration:
@@ -104,6 +105,8 @@ class Input:
                 yield None
                 continue
             came = time.monotonic()
+            if self.kind == "stream" and came - asked >= NETWORK_SECONDS:  # given up on, with the parser's last frame
+                raise Lost(_SILENT)
             if packet.stream is not self._stream:
                 yield None
                 continue
@@ -125,10 +128,10 @@ class Input:
     def _why_lost(self, error: Exception) -> str:
         import av
 
-        if self.kind == "camera" and getattr(error, "errno", 0) in (errno.ENODEV, errno.ENXIO, errno.EIO):
-            return _UNPLUGGED
+        if getattr(error, "errno", 0) in (errno.ENODEV, errno.ENXIO, errno.EIO):
+            return _UNPLUGGED if self.kind == "camera" else "broke off"
         if isinstance(error, av.error.ExitError):
-            return f"nothing came for {NETWORK_SECONDS:g} s"
+            return _SILENT
         return probe.reason(error)
 
 
@@ -159,7 +162,7 @@ def open_camera(camera: Camera, settings: SourceSettings) -> Input:
 
 
 def open_url(url: str) -> Input:
-    """Open a file, stream or lavfi graph.
+    """Open a file, a stream, a lavfi graph, or "-": standard input.
 
     Raises:
         InputError: it can't be opened, doesn't answer or holds no video.
@@ -173,13 +176,14 @@ def open_url(url: str) -> Input:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(f"{name}: not a filter graph that makes video: {probe.reason(error)}") from None
     scheme = scheme_of(url)
-    if scheme in ("", "file", "pipe"):
-        return Input(probe.open_input(_file(url)), name, "file")
+    if not scheme and url != "-":
+        return Input(probe.open_input(url), name, "file")
     options = {"rtsp_transport": "tcp"} if scheme == "rtsp" else {}
     began = time.monotonic()
     try:
+        file = "pipe:0" if url == "-" else url
         container = av.open(
-            url, container_options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace"
+            file, container_options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace"
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         late = time.monotonic() - began >= NETWORK_SECONDS
@@ -194,15 +198,9 @@ def name_of(url: str) -> str:
 
 
 def scheme_of(url: str) -> str:
-    """The part before "://" or of "pipe:0", in lower case; empty for a path."""
-    match = re.match(r"([a-z][a-z0-9+.-]+)://|(pipe):", url, re.IGNORECASE)
+    """The part before "://", or of "pipe:0" or "file:NAME", in lower case; empty for a path."""
+    match = re.match(r"([a-z][a-z0-9+.-]+)://|(pipe|file):", url, re.IGNORECASE)
     return (match[1] or match[2]).lower() if match else ""
-
-
-def _file(url: str) -> str:
-    from pathlib import Path
-
-    return url if scheme_of(url) else str(Path(url))
 
 
 def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> dict[str, str]:
@@ -218,6 +216,8 @@ def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> di
         options["video_size"] = f"{size[0]}x{size[1]}"
     if fps:
         options["framerate"] = f"{fps:.6g}"
+    if system != "v4l2" and settings.input_format in COMPRESSED:  # FFmpeg takes its decoder from there, PyAV can't say
+        raise DeviceError(f"input format {name}: on this system only raw formats can be asked for, as nv12 or uyvy422")
     if name:
         options["input_format" if system == "v4l2" else "pixel_format"] = name
     return options

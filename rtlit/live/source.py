@@ -23,8 +23,9 @@ STALL_SECONDS = 2.0
 SILENCE_SECONDS = 10.0  # a camera or stream that gives no picture for so long is opened anew
 RETRY_SECONDS = 1.0
 _CLOSE_SECONDS = 0.4
-# A file's frame that is due later than this, or was due longer ago, is due now: timestamps jump, decoders fall behind.
+# Of a file, seconds: a frame due later than this, or earlier, just follows the last: timestamps jump, decoders lag.
 _MAX_WAIT, _MAX_LATE = 10.0, 0.5
+_MAX_STEP = 60.0  # that a frame of a slide show may say to stay
 _AHEAD = 4  # frames of a file that are decoded before they are due
 _MAX_SIDE = 16384
 
@@ -184,17 +185,16 @@ class LiveSource:
 
     def _paced(self, captured: Captured, source: Input) -> Captured:
         """The same with when it is due."""
-        now = time.monotonic()
-        frame = captured.frame
-        due = None if self._last is None else self._last[0] + self._last[1]
+        frame, now = captured.frame, time.monotonic()
+        due = follows = self._last[0] + min(self._last[1], _MAX_STEP) if self._last else now
         if frame.pts is not None and frame.time_base is not None:
             stamp = float(frame.pts * frame.time_base)
             if self._last is None or captured.connection != self._last[2]:
-                self._anchor = (now if due is None else due) - stamp
+                self._anchor = follows - stamp
             due = self._anchor + stamp
-        if due is None or not -_MAX_LATE <= due - now <= _MAX_WAIT:
-            self._anchor += now - (now if due is None else due)
-            due = now
+        if not -_MAX_LATE <= due - now <= _MAX_WAIT:
+            moved = max(now, follows)
+            self._anchor, due = self._anchor + moved - due, moved
         due = max(due, self._last[0]) if self._last else due
         step = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else source.step
         self._last = due, step, captured.connection
