@@ -81,18 +81,18 @@ class DesktopWindow:
     def _open(self) -> None:
         for name, value in _HINTS.items():
             sdl2.SDL_SetHint(name, value)
+        sdl2.SDL_setenv(b"SDL_VIDEO_X11_WMCLASS", b"rtlit", 0)  # not a hint; else the window is python3's
         if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
             raise RtlitError(f"no window can be opened: {sdl_error()}; use --web to see it in the browser")
         if sdl2.SDL_GetCurrentVideoDriver() in _BLIND and not os.environ.get("SDL_VIDEODRIVER"):
             sdl2.SDL_QuitSubSystem(sdl2.SDL_INIT_VIDEO)
             raise RtlitError("no window can be opened: there is no display; use --web to see it in the browser")
         self._wake_event = sdl2.SDL_RegisterEvents(1)
-        first = self.pipeline.wait(0, _FIRST_FRAME_SECONDS)
-        width, height = self.preferences.window_size or _opening_size(first)
+        size = self.preferences.window_size or _opening_size(self.pipeline.wait(0, _FIRST_FRAME_SECONDS))
         center, flags = sdl2.SDL_WINDOWPOS_CENTERED, sdl2.SDL_WINDOW_RESIZABLE | sdl2.SDL_WINDOW_ALLOW_HIGHDPI
         if self.preferences.full_screen:
             flags |= sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP
-        self.window = sdl2.SDL_CreateWindow(self._title.encode(), center, center, width, height, flags)
+        self.window = sdl2.SDL_CreateWindow(self._title.encode(), center, center, *size, flags)
         self.renderer = self.window and _renderer(self.window)
         if not self.renderer:
             reason = sdl_error()
