@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 # PyAV's wheels look for ALSA's configuration and plug-ins (PulseAudio and PipeWire come as one) where they were built.
-_ALSA_CONFIG = Path("/usr/share/alsa/alsa.conf")
+_ALSA_CONFIG = Path("/usr/share/alsa")
 _ALSA_PLUGINS = ("/usr/lib/*/alsa-lib", "/usr/lib64/alsa-lib", "/usr/lib/alsa-lib")
+_SILENT = ctypes.CFUNCTYPE(None)(lambda: None)  # kept: ALSA calls it later
+_LAYOUTS = {1: "mono", 2: "stereo", 4: "4.0", 6: "5.1", 8: "7.1"}
 _BELIEVED_AGE = 10.0  # seconds; a timestamp that isn't the time of day is far off
 _SETTLED = 3.0  # seconds over which the earliest arrival counts
 _JOIN_SECONDS = 1.0  # a driver may block
@@ -70,11 +73,16 @@ def _first_dshow() -> str:
 
 
 def _find_alsa() -> None:
-    if _ALSA_CONFIG.exists():
-        os.environ.setdefault("ALSA_CONFIG_PATH", str(_ALSA_CONFIG))
-    plugins = next((str(path) for pattern in _ALSA_PLUGINS for path in Path("/").glob(pattern[1:])), None)
-    if plugins:
-        os.environ.setdefault("ALSA_PLUGIN_DIR", plugins)
+    """Show PyAV's ALSA the system's files, and keep it from printing ten lines where there is no sound card."""
+    plugins = next((str(path) for pattern in _ALSA_PLUGINS for path in Path("/").glob(pattern[1:])), "")
+    for name, path in (("ALSA_CONFIG_DIR", str(_ALSA_CONFIG)), ("ALSA_PLUGIN_DIR", plugins)):
+        if Path(path).is_dir() and path:
+            os.environ.setdefault(name, path)
+    with suppress(OSError, AttributeError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libasound" in line and "/alsa-lib/" not in line:
+                ctypes.CDLL(line.split(maxsplit=5)[5]).snd_lib_error_set_handler(_SILENT)
+                break
 
 
 class Microphone:
@@ -103,6 +111,8 @@ class Microphone:
             raise DeviceError("the microphone gives no sound")
         stream = container.streams.audio[0]
         context = stream.codec_context
+        if " " in context.layout.name:  # ALSA tells the number of channels alone: "2 channels"
+            context.layout = _LAYOUTS.get(context.layout.nb_channels, "stereo")
         self.rate, self.layout, self.format = context.sample_rate, context.layout.name, context.format.name
         self._closing = threading.Event()
         self._samples = 0

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from rtlit.live.pipeline import LiveFrame
 
 _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
-_WAITING, _WAITING_BYTES = 16, 64 << 20
+# CPU time a frame of libx264, bits a second (30 fps, crf 20, a Xeon): ultrafast 4.0 ms, 6.8 M at 720p, 8.7 ms, 11 M at
+# 1080p; veryfast 9.2 ms, 3.4 M and 20 ms, 5.1 M, which leave two cores no room for the enhancement at 1080p.
+_LIVE = VideoSettings(codec="libx264", preset="ultrafast", crf=20)
+_WAITING, _WAITING_BYTES = 60, 64 << 20  # two seconds: a start of the encoder, a slow disk
 _SOUNDS_WAITING = 2000  # five seconds of PulseAudio's shortest frames
-_NICENESS = 10
+_NICENESS = 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,9 @@ class Recorder:
 
     A file grows as `NAME.partial` beside its name, readable as far as it goes after a crash (an MP4 is in fragments
     till then), and gets its name when it is whole. When the size of the frames changes, another one begins: NAME-2.
+
+    Attributes:
+        path: as given. ready: set once it takes frames, which is when the microphone is open.
     """
 
     def __init__(
@@ -91,14 +97,16 @@ class Recorder:
         check_target(io.BytesIO(), path, overwrite)
         self.path, self._overwrite, self._warn = path, overwrite, on_warning
         self._muxer = muxer_for(path, VideoSettings(), "")
-        self._settings = VideoSettings(codec=codec or "libx264")
+        self._settings = VideoSettings(codec=codec) if codec else _LIVE
         self._plan((64, 64))
         self._name, self._open_microphone = microphone, open_microphone
         self._microphone: Microphone | None = None
         self._frames: deque[tuple[av.VideoFrame, float]] = deque()
         self._sounds: deque[tuple[av.AudioFrame, float]] = deque(maxlen=_SOUNDS_WAITING)
         self._changed = threading.Condition()
-        self._ready = self._closing = False
+        self.ready, self._closing = threading.Event(), False
+        if microphone is None:
+            self.ready.set()
         self._file: Recording | None = None
         self._paths: list[Path] = []
         self._written = self._dropped = 0
@@ -119,7 +127,7 @@ class Recorder:
     def send(self, frame: LiveFrame) -> None:
         """Take a frame, or drop it where the encoder is behind."""
         with self._changed:
-            if not self._ready or not self.recording:
+            if not self.ready.is_set() or not self.recording:
                 return
             size = sum(plane.buffer_size for plane in frame.after.planes)
             if len(self._frames) >= max(3, min(_WAITING, _WAITING_BYTES // size)):
@@ -150,7 +158,7 @@ class Recorder:
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             self._listen()
-            self._ready = True
+            self.ready.set()
             while (item := self._next()) is not None:
                 self._take(*item)
             self._finish()
@@ -172,16 +180,17 @@ class Recorder:
 
     def _hear(self, sound: av.AudioFrame, at: float) -> None:
         with self._changed:
-            self._sounds.append((sound, at))
-            self._changed.notify()
+            if not self._closing:
+                self._sounds.append((sound, at))
+                self._changed.notify()
 
     def _next(self) -> tuple[av.VideoFrame | av.AudioFrame, float] | None:
-        """What to write next, pictures first; sound waits for the first picture. None when all is written."""
+        """What to write next: sound, which takes little time and must not be lost, once there was a picture."""
         with self._changed:
             self._changed.wait_for(lambda: self._frames or (self._file and self._sounds) or self._closing)
-            if self._frames:
-                return self._frames.popleft()
-            return self._sounds.popleft() if self._file and self._sounds else None
+            if self._file and self._sounds:
+                return self._sounds.popleft()
+            return self._frames.popleft() if self._frames else None
 
     def _take(self, frame: av.VideoFrame | av.AudioFrame, at: float) -> None:
         import av
@@ -197,7 +206,9 @@ class Recorder:
             self._file = Recording(
                 _free(self._part(), False), self._muxer, self._plan(size), frame, at, self._microphone
             )
-        self._dropped += not self._file.add_picture(frame, at)
+        if not self._file.add_picture(frame, at):
+            with self._changed:
+                self._dropped += 1
 
     def _plan(self, size: tuple[int, int]) -> EncoderPlan:
         import av

@@ -72,7 +72,7 @@ class Recording:
         if microphone:
             audio = self.container.add_stream("aac", rate=_SOUND_RATE)
             assert isinstance(audio, av.AudioStream)
-            audio.codec_context.layout, audio.codec_context.bit_rate = microphone.layout, _SOUND_BITS
+            audio.codec_context.layout, audio.codec_context.bit_rate = _sound_layout(microphone), _SOUND_BITS
             self._audio, self._rate, self._in_step = audio, microphone.rate, _in_step(microphone)
 
     def add_picture(self, frame: av.VideoFrame, captured: float) -> bool:
@@ -136,8 +136,13 @@ def _in_step(microphone: Microphone) -> av.filter.Graph:
     graph = av.filter.Graph()
     rate, kind, layout = microphone.rate, microphone.format, microphone.layout
     source = graph.add_abuffer(sample_rate=rate, format=kind, layout=layout, time_base=Fraction(1, rate))
-    graph.link_nodes(source, graph.add("aresample", f"{_SOUND_RATE}:{_IN_STEP}"), graph.add("abuffersink")).configure()
+    steps = graph.add("aresample", f"{_SOUND_RATE}:{_IN_STEP}"), graph.add("aformat", f"cl={_sound_layout(microphone)}")
+    graph.link_nodes(source, *steps, graph.add("abuffersink")).configure()
     return graph
+
+
+def _sound_layout(microphone: Microphone) -> str:
+    return "mono" if microphone.layout == "mono" else "stereo"
 
 
 def cut_to_whole(path: Path, muxer: str) -> tuple[int, float]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from rtlit.live.pipeline import LiveFrame
 
-_BT601, _LIMITED = 6, 1  # what apps take a camera's I420 for: v4l2loopback calls it sRGB, of which V4L2 derives these
-_BT601_TAGS = (5, 6)  # bt470bg and smpte170m: one matrix
+# What apps take a camera's I420 for: v4l2loopback calls it sRGB, from which V4L2 derives BT.601 and limited range.
+_BT601_TAGS, _LIMITED = (5, 6), 1  # bt470bg and smpte170m: one matrix
+_BT601_OF_SWSCALE = 5  # with smpte170m's 6 it leaves the matrix as it is
 _BLACK = (16, 128, 128)
 _REPEAT_SECONDS = 0.5  # apps give up a camera that is silent for longer
 _HELP = {
@@ -143,7 +144,7 @@ def fill(picture: NDArray[np.uint8], frame: av.VideoFrame, size: tuple[int, int]
             "yuv420p",
             src_colorspace=int(frame.colorspace),
             src_color_range=int(frame.color_range),
-            dst_colorspace=_BT601,
+            dst_colorspace=_BT601_OF_SWSCALE,
             dst_color_range=_LIMITED,
         )
     left, top, at = (width - inner[0]) // 4 * 2, (height - inner[1]) // 4 * 2, 0
