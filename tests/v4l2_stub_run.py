@@ -52,6 +52,8 @@ raw = LiveSource(SourceSettings(camera="0", input_format="yuyv422"))
 first = next(iter(raw.frames()))
 told["yuyv"] = [first.frame.format.name, first.frame.width, first.frame.height]
 raw.close()
+luma = first.frame.to_ndarray()[..., 0]  # the frame outlives its camera
+told["kept"] = [int(luma.min()), int(luma.max())]
 
 said: list[str] = []
 found: list[Captured] = []
@@ -75,6 +77,11 @@ until(lambda: source.state == "reconnecting")
 (FOLDER / "video1").touch()
 until(lambda: source.state == "live")
 until(lambda: found[-1].connection >= 3)
+for number in range(4, 12):  # PyAV's and FFmpeg's memory of a camera that is gone
+    (FOLDER / "video1").unlink()
+    until(lambda: source.state == "reconnecting")
+    (FOLDER / "video1").touch()
+    until(lambda number=number: found[-1].connection >= number)
 told["connections"] = sorted({c.connection for c in found})
 source.close()
 taker.join(10)

@@ -16,6 +16,8 @@ from rtlit.video import probe
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.packet import Packet
+    from av.stream import Stream
 
     from rtlit.live.source import SourceSettings
 
@@ -63,6 +65,8 @@ class Input:
         except BaseException:
             container.close()
             raise
+        # All streams: asked for one alone, PyAV would not come back from a stream whose sound goes on alone.
+        self._packets = container.demux()
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.step = float(1 / rate) if rate else 1 / 25
         self.size = (context.width, context.height)
@@ -73,6 +77,7 @@ class Input:
 
     def close(self) -> None:
         """Close it, from the thread that reads it: FFmpeg would crash."""
+        self._packets.close()
         self._container.close()
 
     def frames(self) -> Iterator[tuple[av.VideoFrame, float] | None]:
@@ -83,12 +88,10 @@ class Input:
         """
         import av
 
-        # All streams: asked for one alone, PyAV would not come back from a stream whose sound goes on alone.
-        packets = self._container.demux()
         while True:
             asked = time.monotonic()
             try:
-                packet = next(packets)
+                packet = next(self._packets)
             except StopIteration:
                 break
             except av.error.MemoryError:
@@ -101,7 +104,7 @@ class Input:
                     time.sleep(_POLL_SECONDS)  # a driver may say so at once and for ever
                 else:
                     raise Lost(self._why_lost(error)) from None
-                packets = self._container.demux()  # an error ends a generator
+                self._packets = self._container.demux()  # an error ends a generator
                 yield None
                 continue
             came = time.monotonic()
@@ -110,6 +113,8 @@ class Input:
             if packet.stream is not self._stream:
                 yield None
                 continue
+            if self.kind == "camera" and packet.size:
+                packet = _copy(packet)
             decoded = False
             try:
                 for frame in packet.decode():
@@ -133,6 +138,21 @@ class Input:
         if isinstance(error, av.error.ExitError):
             return _SILENT
         return probe.reason(error)
+
+
+def _copy(packet: Packet[Stream]) -> Packet[Stream]:
+    """A packet with memory of its own.
+
+    Of v4l2 packets, and frames that are decoded without a copy, lie in the driver's memory: it can't fill that as long
+    as they are there, and when the camera is closed the memory goes and FFmpeg crashes on those that are left.
+    """
+    import av
+
+    copy: Packet[Stream] = av.Packet(packet.size)
+    copy.update(packet)
+    copy.stream, copy.time_base = packet.stream, packet.time_base
+    copy.pts, copy.dts, copy.duration, copy.is_keyframe = packet.pts, packet.dts, packet.duration, packet.is_keyframe
+    return copy
 
 
 def open_camera(camera: Camera, settings: SourceSettings) -> Input:
