@@ -507,7 +507,7 @@ def test_a_slow_connection_gets_smaller_pictures(pipeline: Pipeline, server: Web
                 return int(header["after"][2])
 
             best = await size_after(0.2)
-            while await size_after(0.2) > 0.7 * best:
+            while await size_after(0.2) > 0.25 * best:
                 pass
             while await size_after(0) < best:
                 pass

@@ -34,7 +34,7 @@ MAX_VIEWERS = 16
 _log = logging.getLogger(__name__)
 _STATUS_EVERY = 0.5  # seconds
 _RECENT = 5.0  # seconds that a viewer's rate and latency are taken over
-_QUALITIES = (50, 70, 85)  # of JPEG
+_STEPS = ((0.35, 60), (0.5, 60), (0.7, 60), (1.0, 50), (1.0, 70), (1.0, 85))  # part of the size, quality of JPEG
 _SLOW, _QUICK = 0.12, 0.06  # seconds from sending a picture to room for the next that ask for less, or allow more
 _REMEMBERED = 4  # pictures sent to a viewer that it may still say are painted
 _PAGE = {
@@ -91,7 +91,7 @@ class _Viewer:
     Attributes:
         free: it has room for the next picture.
         frames: the last that were sent, by number. painted: (when, latency) of those that it showed.
-        took: seconds from sending a picture to room for the next, smoothed; `quality` goes by it.
+        took: seconds from sending a picture to room for the next, smoothed; `step` goes by it.
         skipped: enhanced frames that it never got, because a newer one was there when it had room.
     """
 
@@ -103,7 +103,7 @@ class _Viewer:
     sent: int = 0
     sent_at: float = 0.0
     took: float = 0.0
-    quality: int = len(_QUALITIES) - 1
+    step: int = len(_STEPS) - 1
     skipped: int = 0
     frames: dict[int, LiveFrame] = field(default_factory=dict)
     painted: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=1000))
@@ -326,7 +326,7 @@ class WebServer:
         viewer.frames[number] = pictures.frame
         if len(viewer.frames) > _REMEMBERED:
             del viewer.frames[min(viewer.frames)]
-        message = await pictures.message(view, _QUALITIES[viewer.quality])
+        message = await pictures.message(view, *_STEPS[viewer.step])
         viewer.sent_at = time.monotonic()
         await viewer.socket.send_bytes(message)
 
@@ -360,10 +360,10 @@ class WebServer:
         if number != viewer.sent:  # a page that rested, and goes on
             return
         viewer.took += 0.3 * (time.monotonic() - viewer.sent_at - viewer.took)
-        step = -1 if viewer.took > _SLOW else 1 if viewer.took < _QUICK else 0
-        if 0 <= viewer.quality + step < len(_QUALITIES) and step:
-            viewer.quality += step
-            viewer.took = (_SLOW + _QUICK) / 2  # the new quality gets its time
+        change = -1 if viewer.took > _SLOW else 1 if viewer.took < _QUICK else 0
+        if change and 0 <= viewer.step + change < len(_STEPS):
+            viewer.step += change
+            viewer.took = (_SLOW + _QUICK) / 2  # the new step gets its time
 
     def _painted(self, viewer: _Viewer, number: Any) -> None:
         frame = viewer.frames.get(number) if isinstance(number, int) else None

@@ -61,9 +61,9 @@ class View:
             pass
         raise UsageError(f"{message!r:.200} is not a view; see app.js")
 
-    def fit(self, width: int, height: int) -> tuple[int, int]:
-        """The size that a frame is sent in: as large as there is room, never enlarged."""
-        scale = min(1.0, self.width / width, self.height / height)
+    def fit(self, width: int, height: int, reduce: float = 1.0) -> tuple[int, int]:
+        """The size that a frame is sent in: as large as there is room, never enlarged, times `reduce`."""
+        scale = reduce * min(1.0, self.width / width, self.height / height)
         least = (min(_SMALLEST, width), min(_SMALLEST, height))
         return max(least[0], round(width * scale)), max(least[1], round(height * scale))
 
@@ -76,13 +76,13 @@ class Pictures:
         self._pool = pool
         self._made: dict[tuple[Any, ...], Future[Any]] = {}
 
-    async def message(self, view: View, quality: int) -> bytes:
+    async def message(self, view: View, reduce: float, quality: int) -> bytes:
         """A header (JSON after its length, a little-endian uint32) and the parts, `before` first.
 
         The header has the frame's number, the picture's width and height, and for each side its
         [first column, column after the last, bytes] or null.
         """
-        size = view.fit(self.frame.after.width, self.frame.after.height)
+        size = view.fit(self.frame.after.width, self.frame.after.height, reduce)
         sides: tuple[Side, Side] = ("before", "after")
         columns = [_columns(getattr(view, side), size[0]) for side in sides]
         parts = await asyncio.gather(
