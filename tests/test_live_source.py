@@ -261,6 +261,9 @@ def test_open_twice_close_twice(uneven: Path) -> None:
 # Faults: a pipe and a server that the test feeds.
 
 
+pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {"STALL_SECONDS": 0.2, "SILENCE_SECONDS": 1.0, "RETRY_SECONDS": 0.05}.items():
@@ -281,6 +284,7 @@ def damaged(stream: bytes) -> bytes:
     return b"".join(each if each[1] & 0x40 else each[:8] + noise for each in packets)
 
 
+@pipes
 def test_a_pipe_that_stalls_goes_on(tmp_path: Path, stream: bytes, quick: None) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -299,6 +303,7 @@ def test_a_pipe_that_stalls_goes_on(tmp_path: Path, stream: bytes, quick: None) 
     collector.close()
 
 
+@pipes
 def test_close_while_a_pipe_is_silent(tmp_path: Path, stream: bytes) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -311,6 +316,7 @@ def test_close_while_a_pipe_is_silent(tmp_path: Path, stream: bytes) -> None:
         assert collector.source.state == "closed" and not collector.error
 
 
+@pipes
 def test_a_pipe_without_a_writer_is_not_waited_for_in_vain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "OPEN_SECONDS", 0.3)
     path = tmp_path / "pipe"
@@ -593,6 +599,13 @@ def test_listing_cameras_of_other_systems(system: str, path: str, monkeypatch: p
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(av, "enumerate_input_devices", lambda name: devices, raising=False)
     assert list_cameras() == [Camera(0, "FaceTime HD", path)]
+
+
+def test_what_cannot_be_asked_of_other_systems_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(source_module, "list_cameras", lambda: [Camera(0, "FaceTime HD", "0")])
+    with pytest.raises(DeviceError, match="mjpeg: on this system only raw formats"):
+        LiveSource(SourceSettings(input_format="mjpeg")).open()
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ class SourceSettings:
             raise UsageError(f"size = {self.size}: width and height are 1 to {_MAX_SIDE} pixels")
         if self.fps is not None and not 0 < self.fps <= 1000:
             raise UsageError(f"fps = {self.fps}: must be above 0 and at most 1000")
-        if self.input_format is not None and not self.input_format.isidentifier():
+        if self.input_format is not None and not self.input_format.replace("_", "").isalnum():
             raise UsageError(f"input format {self.input_format!r} is not a name such as mjpeg or yuyv422")
 
 
