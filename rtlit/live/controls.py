@@ -74,7 +74,7 @@ class Controls:
     def panels(self) -> list[Panel]:
         """The words over the picture."""
         panels = []
-        if self.preferences.statistics:
+        if self.preferences.statistics and not self.help:
             panels.append(Panel.of(self._figures, "top left"))
         if (since := self._files.recording_since) is not None:
             minutes, seconds = divmod(int(time.monotonic() - since), 60)
@@ -83,14 +83,14 @@ class Controls:
             panels.append(Panel.of("frozen", "top right"))
         if self.before_only:
             panels.append(Panel.of("before", "top right"))
-        if self.help:
-            panels.append(self._help_panel)
         if self.pipeline.ended:
             error = f"{self.pipeline.error}\n" if self.pipeline.error else ""
             panels.append(Panel.of(f"{error}The source has ended. Escape or Q closes the window.", "bottom"))
+        if self.help:
+            panels.append(self._help_panel)
         elif notice := self.pipeline.notice:
             panels.append(Panel.of(notice, "center"))
-        elif self.frame is None:
+        elif self.frame is None and not self.pipeline.ended:
             panels.append(Panel.of(f"waiting for a picture from {self._name}", "center"))
         if time.monotonic() < self._toast_until:
             panels.append(Panel.of(self._toast, "bottom"))
@@ -164,7 +164,7 @@ class Controls:
 
     def toggle_freeze(self) -> None:
         """Hold this picture, or go on."""
-        self.frozen = not self.frozen
+        self.frozen = not self.frozen and self.frame is not None
         self.changed = True
 
     def toggle_full_screen(self) -> None:

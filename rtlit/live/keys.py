@@ -43,17 +43,17 @@ def _by(sign: int) -> tuple[Action, Action]:
 (_stronger, _right), (_weaker, _left) = _by(1), _by(-1)
 
 KEYS: tuple[Key, ...] = (
-    Key("Up", "stronger (with Shift: a little)", (sdl2.SDLK_UP,), _stronger),
-    Key("Down", "weaker (with Shift: a little)", (sdl2.SDLK_DOWN,), _weaker),
-    Key("Right", "smoother over time (with Ctrl: move the split)", (sdl2.SDLK_RIGHT,), _right),
-    Key("Left", "less smooth over time (with Ctrl: move the split)", (sdl2.SDLK_LEFT,), _left),
+    Key("Up", "stronger (Shift: a little)", (sdl2.SDLK_UP,), _stronger),
+    Key("Down", "weaker (Shift: a little)", (sdl2.SDLK_DOWN,), _weaker),
+    Key("Right", "smoother over time (Ctrl: move the split)", (sdl2.SDLK_RIGHT,), _right),
+    Key("Left", "less smooth (Ctrl: move the split)", (sdl2.SDLK_LEFT,), _left),
     Key(
         "0",
-        "strength, smoothing and split as at first",
+        "strength, smoothing, split as at first",
         (sdl2.SDLK_0, sdl2.SDLK_KP_0),
         lambda c, _: c.reset(),
     ),
-    Key("C", "compare: before left and after right of the mouse", (sdl2.SDLK_c,), lambda c, _: c.toggle_compare()),
+    Key("C", "compare: before and after, at the mouse", (sdl2.SDLK_c,), lambda c, _: c.toggle_compare()),
     Key("B", "before only: hold it, or tap it to stay", (sdl2.SDLK_b,), lambda c, _: c.toggle_before()),
     Key("M", "mirror", (sdl2.SDLK_m,), lambda c, _: c.toggle_mirror()),
     Key("Space", "freeze, and go on", (sdl2.SDLK_SPACE,), lambda c, _: c.toggle_freeze()),
@@ -62,14 +62,20 @@ KEYS: tuple[Key, ...] = (
     Key("F, F11", "full screen (or double click)", (sdl2.SDLK_f, sdl2.SDLK_F11), lambda c, _: c.toggle_full_screen()),
     Key("D, I", "figures: frames a second, latency", (sdl2.SDLK_d, sdl2.SDLK_i), lambda c, _: c.toggle_statistics()),
     Key("H, ?, F1", "this help", (sdl2.SDLK_h, sdl2.SDLK_QUESTION, sdl2.SDLK_F1), lambda c, _: c.toggle_help()),
-    Key("Esc", "leave help or full screen, then quit", (sdl2.SDLK_ESCAPE,), lambda c, _: c.leave()),
+    Key("Esc", "leave help, full screen; then quit", (sdl2.SDLK_ESCAPE,), lambda c, _: c.leave()),
     Key("Q", "quit", (sdl2.SDLK_q,), lambda c, _: c.quit()),
 )
 _DO = {code: key.do for key in KEYS for code in key.codes}
 REPEATING = (sdl2.SDLK_UP, sdl2.SDLK_DOWN, sdl2.SDLK_LEFT, sdl2.SDLK_RIGHT)
 CLOSING = (sdl2.SDLK_ESCAPE, sdl2.SDLK_q, sdl2.SDLK_RETURN, sdl2.SDLK_KP_ENTER, sdl2.SDLK_SPACE)
 
-HELP = Panel(tuple((key.name, key.what) for key in KEYS), "center")
+_HALF = len(KEYS) // 2
+HELP = Panel(
+    tuple(
+        (left.name, left.what, right.name, right.what) for left, right in zip(KEYS[:_HALF], KEYS[_HALF:], strict=True)
+    ),
+    "center",
+)
 
 
 def code_of(keysym: object) -> int:

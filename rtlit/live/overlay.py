@@ -18,7 +18,7 @@ Color = tuple[int, int, int, int]
 Place = Literal["top left", "top right", "center", "bottom"]
 
 # White on nearly black: legible on any picture, also without colours.
-_GROUND: Color = (16, 16, 18, 205)
+_GROUND: Color = (16, 16, 18, 222)
 _INK, _KEY_INK, _RED = (255, 255, 255), (255, 214, 120), (235, 45, 45)
 _KEPT = 24  # textures
 _SMOOTH = 4  # corners and the dot are drawn so many times larger
@@ -29,7 +29,7 @@ class Panel:
     """Text on a dark ground.
 
     Attributes:
-        rows: lines of one or more columns; the first of several is a key's name.
+        rows: lines of one column, or of pairs of them: the name of a key and what it does.
         place: where; panels of the same place stand below each other.
         dot: a red dot before the text.
     """
@@ -118,8 +118,9 @@ class Overlay:
 
 
 def text_size(output: tuple[int, int], scale: float) -> int:
-    """Height of letters in pixels: as the desktop's at least, and larger on a large window or screen."""
-    return round(max(15 * scale, min(output[1] / 42, output[0] / 60)))
+    """Height of letters in pixels: as the desktop's, larger on a large window or screen and smaller in a small one."""
+    width, height = output
+    return round(max(min(15 * scale, width / 40, height / 22), min(width / 60, height / 42)))
 
 
 def paint(panel: Panel, size: int) -> Image.Image:
@@ -141,7 +142,7 @@ def paint(panel: Panel, size: int) -> Image.Image:
     for i, row in enumerate(rows):
         left = float(pad + lead)
         for j, (cell, column) in enumerate(zip(row, widths, strict=False)):
-            ink = _KEY_INK if j == 0 and columns > 1 else _INK
+            ink = _KEY_INK if j % 2 == 0 and columns > 1 else _INK
             draw.text((left, pad // 2 + line * i + line // 2), cell, (*ink, 255), font, anchor="lm")
             left += column + between
     return image
