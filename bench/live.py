@@ -31,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from bench.bench_video import scaled  # noqa: E402
+from rtlit.errors import RtlitError  # noqa: E402
 
 if TYPE_CHECKING:
     from rtlit.live.pipeline import LiveFrame, LivePipeline
@@ -115,12 +121,13 @@ def measure(case: Case) -> Result:
     from rtlit.live.source import LiveSource, SourceSettings
     from rtlit.settings import EnhanceSettings
 
-    shown: list[tuple[float, float]] = []  # (when, latency)
+    times, latencies = array("d"), array("d")  # 16 bytes a frame, which a soak doesn't take for a leak
 
     class Measured(LivePipeline):
         def shown(self, frame: LiveFrame) -> None:
             now = time.monotonic()
-            shown.append((now, now - frame.captured))
+            times.append(now)
+            latencies.append(now - frame.captured)
             super().shown(frame)
 
     os.environ["XDG_CONFIG_HOME"] = case.folder  # the window's settings are not the user's
@@ -134,7 +141,7 @@ def measure(case: Case) -> Result:
 
     def watch() -> None:
         try:
-            results.append(_watch(case, pipeline, shown))
+            results.append(_watch(case, pipeline, times, latencies))
         finally:
             stop.set()
 
@@ -155,26 +162,32 @@ def measure(case: Case) -> Result:
     return results[0]
 
 
-def _watch(case: Case, pipeline: LivePipeline, shown: list[tuple[float, float]]) -> Result:
+def run(case: Case) -> Result:
+    """`measure` in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, case).result()
+
+
+def _watch(case: Case, pipeline: LivePipeline, times: array[float], latencies: array[float]) -> Result:
     """Wait till the picture runs, and take figures of the time after."""
-    while not shown and not pipeline.ended:
+    while not latencies and not pipeline.ended:
         time.sleep(0.05)
     time.sleep(WARM_UP)
-    before, spent, begin, first = pipeline.stats, time.process_time(), time.monotonic(), len(shown)
+    before, spent, begin, first = pipeline.stats, time.process_time(), time.monotonic(), len(latencies)
     samples: list[Sample] = []
     while (left := begin + case.seconds - time.monotonic()) > 0 and not pipeline.ended:
-        since = len(shown)
+        since = len(latencies)
         time.sleep(min(left, case.sample or left, 1.0 if case.sample is None else math.inf))
-        if case.sample and len(shown) > since + 1:
-            samples.append(_sample(time.monotonic() - begin, pipeline, shown[since:]))
+        if case.sample and len(latencies) > since + 1:
+            samples.append(_sample(time.monotonic() - begin, pipeline, times[since:], latencies[since:]))
     after, seconds = pipeline.stats, time.monotonic() - begin
-    latencies = sorted(1000 * latency for _, latency in shown[first:]) or [math.nan]
+    sorted_ms = sorted(1000 * latency for latency in latencies[first:]) or [math.nan]
     return Result(
         f"{after.width}×{after.height}",
         case.viewer,
         after.backend,
-        statistics.median(latencies),
-        latencies[int(0.95 * (len(latencies) - 1))],
+        statistics.median(sorted_ms),
+        sorted_ms[int(0.95 * (len(sorted_ms) - 1))],
         (after.captured - before.captured) / seconds,
         (after.shown - before.shown) / seconds,
         after.dropped - before.dropped,
@@ -185,13 +198,12 @@ def _watch(case: Case, pipeline: LivePipeline, shown: list[tuple[float, float]])
     )
 
 
-def _sample(seconds: float, pipeline: LivePipeline, shown: list[tuple[float, float]]) -> Sample:
-    times = [when for when, _ in shown]
+def _sample(seconds: float, pipeline: LivePipeline, times: array[float], latencies: array[float]) -> Sample:
     sample = Sample(
         round(seconds, 1),
         round(rss_mb(), 2),
         round((len(times) - 1) / (times[-1] - times[0]), 2),
-        round(1000 * statistics.median(latency for _, latency in shown), 2),
+        round(1000 * statistics.median(latencies), 2),
         round(1000 * float(np.diff(times).max()), 1),
         pipeline.stats.dropped,
     )
@@ -330,8 +342,6 @@ def make_cases(
     sample: float | None,
 ) -> list[Case]:
     """A case for the source as it is, or for the clip in each size."""
-    from bench_video import scaled
-
     if source is not None:
         return [Case(source, Path(source).is_file(), viewer, seconds, device, record, str(folder), sample)]
     sides = [tuple(int(side) for side in size.split("x")) for size in sizes]
@@ -356,8 +366,10 @@ def main(ctx: click.Context, soak: float | None, json_file: Path | None, **optio
     head, results = machine(), []
     with tempfile.TemporaryDirectory() as scratch:
         for case in make_cases(**options, folder=Path(scratch), sample=SAMPLE_SECONDS if soak else None):
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                results.append(pool.submit(measure, case).result())
+            try:
+                results.append(run(case))
+            except RtlitError as error:
+                raise click.ClickException(str(error)) from None
     if json_file:
         json_file.write_text(json.dumps({"machine": head, "results": [asdict(result) for result in results]}, indent=1))
     print(f"{head}; {results[0].backend}\n\n{table(results)}")

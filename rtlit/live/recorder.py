@@ -32,7 +32,6 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 _LIVE = VideoSettings(codec="libx264", preset="ultrafast", crf=20)
 _WAITING, _WAITING_BYTES = 60, 64 << 20  # two seconds: a start of the encoder, a slow disk
 _SOUNDS_WAITING = 2000  # five seconds of PulseAudio's shortest frames
-_NICENESS = 5
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,6 @@ class Recorder:
     def _run(self) -> None:
         import av
 
-        if hasattr(os, "setpriority"):  # the picture on the screen comes first; the encoder's threads inherit it
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             self._listen()
             self.ready.set()
