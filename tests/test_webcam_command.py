@@ -7,15 +7,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import av
 import pytest
 
 from rtlit.commands import main
-from rtlit.live import cameras
+from rtlit.live import cameras, source
 from rtlit.live.pipeline import LivePipeline
 from rtlit.live.preferences import Preferences
 
@@ -102,6 +104,7 @@ def test_a_page_until_it_is_ended(tmp_path: Path, number: signal.Signals) -> Non
                 assert b"rtlit" in page.read()
             with pytest.raises(urllib.error.HTTPError):
                 urllib.request.urlopen(url.replace(url.split("/")[3], "guessed"), timeout=60)
+            until(lambda: (tmp_path / "r.mp4.partial").exists())
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
             assert process.returncode == 0 and "Traceback" not in said and "r.mp4: recorded" in said, said
@@ -124,17 +127,41 @@ def test_a_page_until_it_is_ended(tmp_path: Path, number: signal.Signals) -> Non
         (["--strength", "3"], "3"),
     ],
 )
-def test_wrong_usage_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
-    done = webcam(tmp_path, *arguments, code=2)
-    assert says in done.stderr.splitlines()[-1]
+def test_wrong_usage_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    code, lines = here(tmp_path, monkeypatch, capsys, *arguments)
+    assert code == 2 and says in lines[-1]
 
 
-def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
-    assert "nothing.mp4" in webcam(tmp_path, "--source", "nothing.mp4", code=1).stderr
+def test_what_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"\0" * 5000)
-    done = webcam(tmp_path, "--source", "broken.mp4", "--web", "--port", "0", code=1)
-    assert "broken.mp4" in done.stderr and len(done.stderr.splitlines()) == 1
-    if not cameras.list_cameras():
-        for arguments in ([], ["--list-cameras"]):
-            done = webcam(tmp_path, *arguments, code=1)
-            assert "--source FILE" in done.stderr and len(done.stderr.splitlines()) == 1
+    for arguments in (["--source", "nothing.mp4"], ["--source", "broken.mp4", "--web", "--port", "0"]):
+        code, lines = here(tmp_path, monkeypatch, capsys, *arguments)
+        assert code == 1 and len(lines) == 1 and arguments[1] in lines[0]
+    monkeypatch.setattr(cameras, "list_cameras", list)
+    monkeypatch.setattr(source, "list_cameras", list)
+    for arguments in ([], ["--list-cameras"]):
+        code, lines = here(tmp_path, monkeypatch, capsys, *arguments)
+        assert code == 1 and len(lines) == 1 and "--source FILE" in lines[0]
+
+
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, list[str]]:
+    """Exit code and what was said, of a call in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main(["webcam", "--threads", "1", *arguments])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, capsys.readouterr().err.splitlines()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline, "never came"
+        time.sleep(0.05)
