@@ -112,7 +112,7 @@ async function take() {
     const next = { header, before: await parts.before, after: await parts.after };
     requestAnimationFrame(() => paint(next));
   } catch {
-    send({ taken: header.number });
+    say("A picture couldn't be decoded.", 3);
   } finally {
     decoding = false;
     take();
@@ -139,7 +139,7 @@ function resting(header) {
 }
 
 function goOn() {
-  if (held && !document.hidden) {
+  if (held && !(shown && resting(shown.header))) {
     held = false;
     send({ taken: 0 });
   }
