@@ -88,7 +88,9 @@ class DesktopWindow:
             sdl2.SDL_QuitSubSystem(sdl2.SDL_INIT_VIDEO)
             raise RtlitError("no window can be opened: there is no display; use --web to see it in the browser")
         self._wake_event = sdl2.SDL_RegisterEvents(1)
-        size = self.preferences.window_size or _opening_size(self.pipeline.wait(0, _FIRST_FRAME_SECONDS))
+        first = None if self.preferences.window_size else self.pipeline.wait(0, _FIRST_FRAME_SECONDS)
+        self._own_size = size = self.preferences.window_size or _opening_size(first)
+        self._blind = not (self.preferences.window_size or first)
         center, flags = sdl2.SDL_WINDOWPOS_CENTERED, sdl2.SDL_WINDOW_RESIZABLE | sdl2.SDL_WINDOW_ALLOW_HIGHDPI
         if self.preferences.full_screen:
             flags |= sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP
@@ -137,6 +139,8 @@ class DesktopWindow:
         controls, shown = self.controls, self.controls.frame
         fresh = None if controls.frozen else self.pipeline.wait(shown.number if shown else 0, 0)
         controls.frame = fresh or shown
+        if fresh and self._blind:
+            self._fit(fresh)
         controls.look_around()
         self._follow()
         panels = controls.panels()
@@ -205,9 +209,20 @@ class DesktopWindow:
         self.controls.changed = True
         flags = sdl2.SDL_GetWindowFlags(self.window)
         odd = sdl2.SDL_WINDOW_FULLSCREEN_DESKTOP | sdl2.SDL_WINDOW_MAXIMIZED
-        if event.event == sdl2.SDL_WINDOWEVENT_RESIZED and not flags & odd:  # by the person, not by the program
-            self.preferences.window_size = event.data1, event.data2
+        size = event.data1, event.data2
+        # The event is said to be of the person's doing alone, but X11 sends it for the program's, too.
+        if event.event == sdl2.SDL_WINDOWEVENT_RESIZED and not flags & odd and size != self._own_size:
+            self._blind = False
+            self.preferences.window_size = size
             self.controls.remember()
+
+    def _fit(self, first: LiveFrame) -> None:
+        """The first picture came late: be of its size, unless the person has chosen one."""
+        self._blind = False
+        self._own_size = _opening_size(first)
+        if not self.preferences.full_screen:
+            sdl2.SDL_SetWindowSize(self.window, *self._own_size)
+            sdl2.SDL_SetWindowPosition(self.window, sdl2.SDL_WINDOWPOS_CENTERED, sdl2.SDL_WINDOWPOS_CENTERED)
 
     def _follow(self) -> None:
         """Bring the window's title, its size and the cursor in line with the controls."""
