@@ -617,10 +617,11 @@ def test_page_in_chromium(pipeline: Pipeline, server: WebServer) -> None:
                 "Object.values(split.getBoundingClientRect().toJSON()).slice(0, 4)"
             )
             await page.drag((left + 0.5 * width, top + 9), (left + 0.8 * width, top + 9))
-            assert abs(int(await page.value("split.value")) - 800) <= 5
+            dragged = int(await page.value("split.value"))
+            assert abs(dragged - 800) <= 30  # figures that need another line move the picture
             await page.until(f"{colour.format(0.75)}[0] < 40")
             await page.key("ArrowLeft")
-            assert abs(int(await page.value("split.value")) - 780) <= 5
+            assert int(await page.value("split.value")) == dragged - 20
             await page.key("m")
             assert await page.value("document.getElementById('mirror').getAttribute('aria-pressed')") == "true"
             await page.until(f"{colour.format(0.1)}[0] < 40 && {colour.format(0.95)}[0] > 160")
