@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CLIP := examples/juggler
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-triton36 check bench clean
+.PHONY: demo test test-triton36 check bench docs clean
 
 demo: .venv/installed
 	$(BIN)/rtlit enhance-video --overwrite $(CLIP).mp4
@@ -31,8 +31,13 @@ bench: .venv/installed-dev
 	$(BIN)/python -m pytest bench
 	$(BIN)/python bench/bench_video.py
 
+# The site in site/, to be read without a server. Material warns of its successor at every start.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open $(CURDIR)/site/index.html"
+
 clean:
-	rm -rf .venv .triton36 build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4
+	rm -rf site .venv .triton36 build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks $(CLIP).enhanced.mp4
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps let a second run start at once; they are stale when what to install changes.
@@ -44,6 +49,10 @@ clean:
 .venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing rtlit and what its tests need into .venv; the first time this fetches PyTorch and takes minutes"
 	$(PIP_INSTALL) -e '.[dev]'
+	@touch $@ .venv/installed
+
+.venv/installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) -e '.[docs]'
 	@touch $@ .venv/installed
 
 .triton36/installed: | $(BIN)/python
