@@ -666,7 +666,7 @@ def test_a_camera_of_real_ioctls(tmp_path: Path) -> None:
     assert told["formats"] == [["yuvj420p", 1280, 720]]
     assert told["clock"] == "the driver's"
     assert told["gap_ms"] == pytest.approx(1000 / 30, abs=0.5)
-    assert told["yuyv"] == ["yuyv422", 640, 480]
+    assert told["yuyv"] == ["yuyv422", 640, 480, 6]  # BT.601
     assert "is in use by another program" in told["busy"]
     assert "does not deliver 1000x700; it offers yuyv422 640x480 30," in told["size"]
     assert told["skipped"] > 0

@@ -50,7 +50,7 @@ told["busy"] = refusal(SourceSettings())
 told["size"] = refusal(SourceSettings(size=(1000, 700)))
 raw = LiveSource(SourceSettings(camera="0", input_format="yuyv422"))
 first = next(iter(raw.frames()))
-told["yuyv"] = [first.frame.format.name, first.frame.width, first.frame.height]
+told["yuyv"] = [first.frame.format.name, first.frame.width, first.frame.height, int(first.frame.colorspace)]
 raw.close()
 luma = first.frame.to_ndarray()[..., 0]  # the frame outlives its camera
 told["kept"] = [int(luma.min()), int(luma.max())]

@@ -29,6 +29,7 @@ _STREAMS = {"rtsp", "rtsps", "rtp", "srtp", "udp", "tcp", "srt", "rist", "rtmp",
 _PICTURES = {"mpjpeg", "mjpeg", "jpeg_pipe", "image2pipe"}
 _POLL_SECONDS = 0.002  # between two looks whether the camera has a frame
 _MAX_SLICED = 1920 * 1088
+_UNSPECIFIED, _BT601 = 2, 6  # AVCOL_SPC_…
 _UNPLUGGED, _SILENT = "unplugged", f"nothing for {NETWORK_SECONDS:g} s"
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 
@@ -70,6 +71,8 @@ class Input:
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.step = float(1 / rate) if rate else 1 / 25
         self.size = (context.width, context.height)
+        # Raw YUV of cameras is BT.601 at every size (V4L2's default for them, and sRGB's in the UVC specification).
+        self._is_601 = kind == "camera" and context.name == "rawvideo"
         codec = context.pix_fmt if context.name in ("rawvideo", "wrapped_avframe") else context.codec.canonical_name
         self.description = f"{name}, {context.width}×{context.height} {codec}"
         if rate and container.format.name not in _PICTURES:  # of pictures one after another FFmpeg takes 25 a second
@@ -122,6 +125,8 @@ class Input:
                 for frame in packet.decode():
                     assert isinstance(frame, av.VideoFrame)
                     decoded = True
+                    if self._is_601 and frame.colorspace == _UNSPECIFIED:
+                        frame.colorspace = _BT601
                     yield frame, came
             except av.error.MemoryError:
                 raise
