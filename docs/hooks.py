@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 # File of the repository → page of the site. A README's place is taken by index.md, which includes parts of it.
 PAGES = {
+    "examples/README.md": "examples.md",
     "kernels/README.md": "kernels.md",
     "rtlit/weights/MODEL_CARD.md": "model-card.md",
     "rtlit/weights/LIGHTING_CARD.md": "lighting-card.md",
@@ -33,7 +34,7 @@ _STANDS_FOR = {"README.md": "index.md", **PAGES}
 _INCLUDE = re.compile(r"^<!-- include (?P<file>[^\s#]+)(?:#(?P<section>\S+))? -->$", re.M)
 # Code is matched first, so that what looks like a link in it stays.
 _LINK = re.compile(r"^ *```.*?^ *```|`[^`\n]*`|(?<=\]\()(?P<link>[^)\s]+)(?=\))", re.M | re.S)
-_LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".yml": "yaml", "": "text"}
+_LANGUAGES = {".py": "python", ".md": "markdown", ".toml": "toml", ".json": "json", ".yml": "yaml", "": "text"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -50,24 +51,18 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for home, uri in PAGES.items():
         add(uri, homes[home])
     add("commands.md", reference())
-    shown = {path for home, text in homes.items() for path, _ in links(with_includes(text), home)}
-    for path in sorted(shown):
-        uri = page_of(path)
-        if uri.startswith("source/"):
-            add(uri, _show(path), hidden=True)
+    linked = {path for home, text in homes.items() for path, _ in links(text, home)}
+    for path in sorted(path for path in linked if page_of(path).startswith("source/")):
+        add(page_of(path), _show(path), hidden=True)
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     uri = page.file.src_uri
+    if uri.startswith("source/"):
+        return markdown
     home = next((home for home, made in PAGES.items() if made == uri), f"docs/{uri}")
-    text = relink(markdown, home, uri)
-    return _INCLUDE.sub(lambda found: relink(_included(found), found["file"], uri), text)
-
-
-def with_includes(text: str) -> str:
-    """A page with what it includes; links in that are as they were."""
-    return _INCLUDE.sub(_included, text)
+    return _INCLUDE.sub(lambda found: relink(_included(found), found["file"], uri), relink(markdown, home, uri))
 
 
 def _included(found: re.Match[str]) -> str:
@@ -87,9 +82,11 @@ def slug(heading: str) -> str:
 
 
 def links(text: str, home: str) -> Iterator[tuple[str, str]]:
-    """Paths in the repository that a page at `home` in it links to, and the anchors behind them ("#…" or empty)."""
+    """What a page at `home` in the repository, or a part that it includes, links to: (path in it, "#anchor" or "")."""
     found = (_target(each["link"], home) for each in _LINK.finditer(text) if each["link"])
     yield from (each for each in found if each)
+    for each in _INCLUDE.finditer(text):
+        yield from links(_included(each), each["file"])
 
 
 def _target(link: str, home: str) -> tuple[str, str] | None:
@@ -115,7 +112,7 @@ def page_of(path: str) -> str:
         return _STANDS_FOR[path]
     if path.startswith("docs/") and target.is_file() and target.suffix != ".py":
         return path.removeprefix("docs/")
-    return f"source/{path}/index.md" if target.is_dir() else f"source/{path.removesuffix('.md')}.md"
+    return f"source/{path}/index.md" if target.is_dir() else f"source/{path}.md"
 
 
 def relink(text: str, home: str, uri: str) -> str:
@@ -136,8 +133,6 @@ def _show(path: str) -> str:
     if target.is_dir():
         inside = sorted(each for each in target.iterdir() if each.is_file())
         return "\n".join([f"# {path}\n", *(f"- `{each.name}`, {each.stat().st_size:,} bytes" for each in inside)])
-    if target.suffix == ".md":
-        return target.read_text()
     language = _LANGUAGES.get(target.suffix, "text")
     return f"# {path}\n\n````{language}\n{target.read_text()}\n````\n"
 
