@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,24 @@ _STANDS_FOR = {"README.md": "index.md", **PAGES}
 _INCLUDE = re.compile(r"^<!-- include (?P<file>[^\s#]+)(?:#(?P<section>\S+))? -->$", re.M)
 # Code is matched first, so that what looks like a link in it stays.
 _LINK = re.compile(r"^ *```.*?^ *```|`[^`\n]*`|(?<=\]\()(?P<link>[^)\s]+)(?=\))", re.M | re.S)
+_DOCTEST = re.compile(r"^>>> .*(\n>>> .*)*", re.M)
 _LANGUAGES = {".py": "python", ".md": "markdown", ".toml": "toml", ".json": "json", ".yml": "yaml", "": "text"}
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Examples of docstrings are code; to Markdown, lines of >>> are quotations within quotations."""
+    from markdown import Extension, Markdown
+    from markdown.preprocessors import Preprocessor
+
+    class Examples(Preprocessor):
+        def run(self, lines: list[str]) -> list[str]:
+            return _DOCTEST.sub(r"```python\n\g<0>\n```", "\n".join(lines)).split("\n")
+
+    class Doctests(Extension):
+        def extendMarkdown(self, md: Markdown) -> None:
+            md.preprocessors.register(Examples(md), "doctests", 29)  # before fences, after white space is normalised
+
+    config.markdown_extensions.append(Doctests())  # type: ignore[arg-type]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -162,10 +180,11 @@ def commands(group: click.Group, name: str = "rtlit") -> Iterator[tuple[str, cli
 
 def _describe(name: str, command: click.Command) -> str:
     context = click.Context(command, info_name=name)
-    words = (command.help or "").replace("\b\n", "").replace("\f", "")
-    rows = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
+    words = cleandoc(command.help or "").replace("\b\n", "")
+    options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
+    rows = [record for each in options if (record := each.get_help_record(context))]
     table = [f"| `{option}` | {_cell(text)} |" for option, text in rows]
-    epilog = (command.epilog or "").replace("\b\n", "").strip("\n")
+    epilog = cleandoc(command.epilog or "").replace("\b\n", "")
     parts: list[Any] = [
         f"## {name}\n",
         f"```text\n{' '.join([name, *command.collect_usage_pieces(context)])}\n```\n",
