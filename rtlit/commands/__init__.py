@@ -28,6 +28,7 @@ _COMMANDS = {
     "evaluate-video": "Score how steady enhanced videos are.",
     "train": "Train the network on your own photographs.",
     "prompts": "Score pictures with learned prompts.",
+    "benchmark": "Say how fast rtlit is on this machine.",
     "doctor": "Show versions, devices and codecs, and which backend runs and why.",
 }
 
