@@ -3,13 +3,12 @@
 pytest bench/bench_peers.py                            on the CPU, and on CUDA where there is one
 RTLIT_BENCH_THREADS=1 pytest bench/bench_peers.py      one thread
 
-The table's brackets are ratios to rtlit, which is given the frame in yuv420p and host memory; the peers get R'G'B' on
-the device they run on. The CLIP-LIT U-Net is timed at 360p alone on a CPU, where it takes seconds.
+Ratios are to rtlit, which runs in turns with each peer, and is given the frame in yuv420p and host memory; the peers
+get R'G'B' on the device that they run on. On a CPU the CLIP-LIT U-Net is timed at 360p alone, Zero-DCE up to 720p.
 """
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,21 +19,19 @@ import torch.nn.functional as F
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
+from bench.common import DEVICES, SIZES, THREADS, Call, in_turns
 from bench.peers import PEERS, FramePeer
 from rtlit import reference
-from rtlit.backends.choose import available_threads
 from rtlit.enhancer import Enhancer
 from rtlit.frame import Color, PixelFormat
 
-THREADS = int(os.environ.get("RTLIT_BENCH_THREADS", available_threads()))
 FRAMES = Path(__file__).parent.parent / "tests" / "data" / "juggler_frames.npz"
-SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920)}
 YUV420P, COLOR = PixelFormat("yuv420p"), Color()
-DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+ON_CPU = {"CLIP-LIT U-Net": ["360p"], "Zero-DCE": ["360p", "720p"]}
 ROUNDS = {"CLIP-LIT U-Net": 1, "Zero-DCE": 3}  # on a CPU
 
 devices = pytest.mark.parametrize("device", DEVICES)
-sizes = pytest.mark.parametrize("size", SIZES)
+sizes = pytest.mark.parametrize("size", ["360p", "720p", "1080p"])
 
 
 @lru_cache
@@ -54,22 +51,14 @@ def picture(size: str) -> Tensor:
     return (rgb.permute(1, 2, 0) * 255 + 0.5).to(torch.uint8).contiguous()
 
 
-def describe(benchmark: BenchmarkFixture, size: str, device: str) -> None:
-    benchmark.group = f"{size}, {device}"
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{THREADS} threads"
-    benchmark.extra_info.update(torch=torch.__version__, device=name, megapixels=np.prod(SIZES[size]) / 1e6)
-
-
-@devices
-@sizes
-def test_rtlit(benchmark: BenchmarkFixture, size: str, device: str) -> None:
+def ours(size: str, device: str) -> Call:
+    """rtlit on the frame, as a still: the network runs on every one."""
     enhancer = Enhancer(device, threads=THREADS)  # type: ignore[arg-type]
     source = tuple(plane.numpy() for plane in planes(size))
     out = tuple(np.empty_like(plane) for plane in source)
     enhancer.enhance_planes(source, YUV420P, COLOR, None, out)
     assert out[0].mean(dtype=np.float64) > source[0].mean(dtype=np.float64), "a backlit frame becomes brighter"
-    describe(benchmark, size, device)
-    benchmark(enhancer.enhance_planes, source, YUV420P, COLOR, None, out)
+    return lambda: enhancer.enhance_planes(source, YUV420P, COLOR, None, out)
 
 
 @devices
@@ -80,7 +69,7 @@ def test_peer(benchmark: BenchmarkFixture, name: str, size: str, device: str, dt
     if device == "cpu":
         if dtype == torch.float16:
             pytest.skip("fp16 is for GPUs")
-        if size == "1080p" or (size == "720p" and name == "CLIP-LIT U-Net"):
+        if size not in ON_CPU.get(name, SIZES):
             pytest.skip("tens of seconds a frame, or gigabytes")
         torch.set_num_threads(THREADS)
     layout = torch.channels_last if dtype == torch.float16 else torch.contiguous_format
@@ -97,6 +86,7 @@ def test_peer(benchmark: BenchmarkFixture, name: str, size: str, device: str, dt
     result = enhance()
     assert result.shape == frame.shape and result.dtype == torch.uint8
     assert 0 < result.float().std() < 128, "neither flat nor not a number (which bytes can't show)"
-    describe(benchmark, size, device)
-    rounds = ROUNDS.get(name, 10) if device == "cpu" else 50
-    benchmark.pedantic(enhance, rounds=rounds, iterations=1)  # type: ignore[no-untyped-call]
+    way = " fp16, channels_last" if dtype == torch.float16 else ""
+    rounds = ROUNDS.get(name, 5) if device == "cpu" else 50
+    yardsticks = {"rtlit": ours(size, device)}
+    in_turns(benchmark, enhance, yardsticks, what=name + way, at=size, rounds=rounds, warm=False, device=device)

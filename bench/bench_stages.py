@@ -4,28 +4,31 @@ Frames are random noise, for which `apply` is slowest; docs/decisions.md, "CPU k
 
 pytest bench/bench_stages.py                           all threads
 RTLIT_BENCH_THREADS=1 pytest bench/bench_stages.py     one thread
+
+Where there is a GPU, its kernels follow; `bench/gpu.py` measures them in more depth.
 """
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch.utils.flop_counter import FlopCounterMode
 
+from bench.common import SIZES, THREADS, Call, copying, in_turns, timed
 from rtlit import reference, weights
-from rtlit.backends.choose import Plane, available_threads
+from rtlit.backends.choose import Plane
 from rtlit.backends.cpu import CpuBackend
+from rtlit.denoise import BITS, filter_planes
 from rtlit.frame import Color, PixelFormat
+from rtlit.full_resolution import torch_threads
 from rtlit.network import CurveNetwork, load_network
 
-THREADS = int(os.environ.get("RTLIT_BENCH_THREADS", available_threads()))
-SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 BACKEND, COLOR = CpuBackend(THREADS), Color()
 
 sizes = pytest.mark.parametrize("size", SIZES)
@@ -45,7 +48,6 @@ class Case:
 
 @lru_cache(1)
 def network() -> CurveNetwork:
-    torch.set_num_threads(1)  # as the Enhancer runs it
     return load_network(weights.DEFAULT)
 
 
@@ -62,29 +64,37 @@ def case(size: str, name: str) -> Case:
     return Case(planes, tensors, gain, network().config.thumbnail_size(height, width), pixel_format)
 
 
-def describe(benchmark: BenchmarkFixture) -> None:
-    benchmark.extra_info.update(backend=BACKEND.name, torch=torch.__version__, cores=available_threads())
+def measured(
+    benchmark: BenchmarkFixture, what: str, at: str, call: Call, yardsticks: dict[str, Call], slow: float
+) -> None:
+    once = {"reference in torch": slow} if slow else {}
+    in_turns(benchmark, call, yardsticks, what=what, at=at, once=once, seconds=0.5, device="cpu")
 
 
 @sizes
 @formats
 def test_analyze(benchmark: BenchmarkFixture, size: str, name: str) -> None:
     c = case(size, name)
-    thumbnail, _ = BACKEND.analyze(c.planes, c.pixel_format, COLOR, c.thumbnail_size)
-    wanted, _ = reference.analyze(c.tensors, c.pixel_format, COLOR, c.thumbnail_size)
+    arguments = (c.pixel_format, COLOR, c.thumbnail_size)
+    thumbnail, _ = BACKEND.analyze(c.planes, *arguments)
+    slow, (wanted, _) = timed(lambda: reference.analyze(c.tensors, *arguments))
     np.testing.assert_allclose(thumbnail, wanted.numpy(), rtol=0, atol=5e-6)
-    describe(benchmark)
-    benchmark(BACKEND.analyze, c.planes, c.pixel_format, COLOR, c.thumbnail_size)
+    copy = {"memory copy": copying(c.planes)}
+    measured(benchmark, "analyze", f"{size} {name}", lambda: BACKEND.analyze(c.planes, *arguments), copy, slow)
 
 
-@sizes
-def test_estimate(benchmark: BenchmarkFixture, size: str) -> None:
-    thumbnail = reference.analyze(case(size, "yuv420p").tensors, PixelFormat("yuv420p"), COLOR, (72, 128))[0][None]
-    with torch.inference_mode():
-        once, in_batch = network()(thumbnail), network()(thumbnail.expand(2, -1, -1, -1))[:1]
+def test_estimate(benchmark: BenchmarkFixture) -> None:
+    """The same at every size of 16:9: it sees the thumbnail alone."""
+    c = case("1080p", "yuv420p")
+    thumbnail = reference.analyze(c.tensors, c.pixel_format, COLOR, c.thumbnail_size)[0][None]
+    with torch.inference_mode(), torch_threads(1):  # as the Enhancer runs it
+        with FlopCounterMode(display=False) as counter:
+            once = network()(thumbnail)
+        in_batch = network()(thumbnail.expand(2, -1, -1, -1))[:1]
         torch.testing.assert_close(once, in_batch, rtol=1e-4, atol=1e-4)
-        describe(benchmark)
-        benchmark(network(), thumbnail)
+        matrix = torch.rand(2, *[round((counter.get_total_flops() / 2) ** (1 / 3))] * 2)
+        product: dict[str, Call] = {"matrix product of as many operations": lambda: matrix[0] @ matrix[1]}
+        measured(benchmark, "estimate", "16:9", lambda: network()(thumbnail), product, 0)
 
 
 def test_smooth(benchmark: BenchmarkFixture) -> None:
@@ -93,9 +103,36 @@ def test_smooth(benchmark: BenchmarkFixture) -> None:
     histogram = reference.tone_histogram(torch.rand(3, 72, 128))
     arguments = (estimate, histogram, grid, histogram, 1 / 30, 0.5)
     alpha = 1 - np.exp(-1 / 15)
-    torch.testing.assert_close(reference.smooth(*arguments), (1 - alpha) * grid + alpha * estimate)
-    describe(benchmark)
-    benchmark(reference.smooth, *arguments)
+    kept = (1 - alpha) * (grid - estimate).clamp(-reference.MAX_LAG, reference.MAX_LAG)
+    torch.testing.assert_close(reference.smooth(*arguments), estimate + kept)
+    many = range(100)
+    in_turns(
+        benchmark,
+        lambda: [reference.smooth(*arguments) for _ in many],
+        {"copy of the grid": lambda: [grid.clone() for _ in many]},
+        what="smooth",
+        units=len(many),
+        device="cpu",
+    )
+
+
+@sizes
+@formats
+def test_denoise(benchmark: BenchmarkFixture, size: str, name: str) -> None:
+    """Noise after the same noise moved by a pixel: everything moves, and each sum is taken."""
+    c = case(size, name)
+    shift = BITS - c.pixel_format.depth
+    last = tuple(np.roll(plane, 1, 1).astype(np.uint16) << shift for plane in c.planes)
+    out = tuple(np.empty_like(plane) for plane in last)
+    BACKEND.denoise(c.planes, last, c.pixel_format, 0.5, out)
+    before = [torch.from_numpy(plane.astype(np.float32)) for plane in last]
+    slow, wanted = timed(lambda: filter_planes(c.tensors, before, c.pixel_format, 0.5))
+    for got, want in zip(out, wanted, strict=True):
+        assert np.abs(got.astype(np.int32) - want.numpy()).max() <= 1
+    copies = copying(c.planes), copying(last)
+    run: Call = lambda: BACKEND.denoise(c.planes, last, c.pixel_format, 0.5, out)  # noqa: E731
+    copy: dict[str, Call] = {"memory copy": lambda: [each() for each in copies]}
+    measured(benchmark, "denoise", f"{size} {name}", run, copy, slow)
 
 
 @sizes
@@ -104,9 +141,37 @@ def test_apply(benchmark: BenchmarkFixture, size: str, name: str) -> None:
     c = case(size, name)
     out = tuple(np.empty_like(plane) for plane in c.planes)
     BACKEND.apply(c.planes, c.gain, c.pixel_format, COLOR, out)
-    wanted = reference.apply_curves(c.tensors, torch.from_numpy(c.gain), c.pixel_format, COLOR)
+    gain = torch.from_numpy(c.gain)
+    slow, wanted = timed(lambda: reference.apply_curves(c.tensors, gain, c.pixel_format, COLOR))
     for got, want in zip(out, wanted, strict=True):
         assert np.abs(got.astype(np.int32) - want.numpy().astype(np.int32)).max() <= 1
-    describe(benchmark)
-    benchmark.extra_info["megapixels"] = np.prod(SIZES[size]) / 1e6
-    benchmark(BACKEND.apply, c.planes, c.gain, c.pixel_format, COLOR, out)
+    run: Call = lambda: BACKEND.apply(c.planes, c.gain, c.pixel_format, COLOR, out)  # noqa: E731
+    measured(benchmark, "apply", f"{size} {name}", run, {"memory copy": copying(c.planes)}, slow)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kernel", ["analyze", "estimate", "follow", "filter_planes", "apply_curves"])
+@pytest.mark.parametrize("name", ["nv12", "p010le"])
+@sizes
+def test_kernel(benchmark: BenchmarkFixture, size: str, name: str, kernel: str) -> None:
+    """A Triton kernel, launched in a CUDA graph on as many sets of buffers as outgrow the L2 cache twice."""
+    from bench.gpu_cases import FORMATS, KernelCases, Plan
+    from bench.gpu_timing import Meter
+
+    plan, meter = Plan.make(), Meter(torch.device("cuda"))
+    cases = KernelCases(plan, FORMATS[name], SIZES[size])
+    found = cases.check(kernel)
+    assert found["ok"], found
+    moved = cases.bytes_moved(kernel)
+    sets = meter.sets(moved)
+    source, target = torch.ones(2, sets, max(1, moved // 2), dtype=torch.uint8, device=meter.device)
+    launches, keep = meter.captured(cases.calls(kernel, sets))
+    copies, keep_too = meter.captured([partial(target[index].copy_, source[index]) for index in range(sets)])
+
+    def finished(replay: Call) -> Call:
+        return lambda: (replay(), meter.synchronize())
+
+    yardsticks = {"copy of the bytes it moves": finished(copies)}
+    at = f"{size} {name}"
+    in_turns(benchmark, finished(launches), yardsticks, what=f"kernel {kernel}", at=at, units=sets, device="cuda")
+    del keep, keep_too

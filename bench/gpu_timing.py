@@ -63,7 +63,7 @@ class Meter:
 
     def rotated(self, calls: Sequence[Call]) -> Times:
         """Calls on different buffers, as often as there are; they must be fit for capture in a CUDA graph."""
-        replay, keep = self._captured(calls)
+        replay, keep = self.captured(calls)
         replay()
         self.synchronize()
         self._hold()
@@ -119,8 +119,8 @@ class Meter:
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
-    def _captured(self, calls: Sequence[Call]) -> tuple[Callable[[], None], object]:
-        """Something that makes all calls, and what must live as long."""
+    def captured(self, calls: Sequence[Call]) -> tuple[Callable[[], None], object]:
+        """Something that makes all calls, by a CUDA graph on a GPU, and what must live as long."""
 
         def run() -> None:
             for call in calls:
