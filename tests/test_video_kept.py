@@ -40,6 +40,19 @@ def test_timestamps_are_exact(tmp_path: Path, steps: Any, suffix: str, base: Fra
         assert b.duration == pytest.approx(a.duration, abs=1000)  # µs; the containers' own duration is in ms
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3, 5, 30])
+def test_times_of_videos_shorter_than_x265s_delay(tmp_path: Path, frames: int) -> None:
+    """x265 makes their decoding times up; now and then MP4 would refuse them."""
+    source = make_clip(tmp_path / "in.mp4", range(frames), time_base=Fraction(1, 25))
+    target = tmp_path / "out.mp4"
+    enhance(source, target, codec="libx265")
+    assert shown(target) == shown(source)
+    with av.open(str(source)) as a, av.open(str(target)) as b:
+        assert b.streams.video[0].duration == a.streams.video[0].duration
+        times = [(packet.dts, packet.pts) for packet in b.demux(video=0) if packet.dts is not None]
+    assert all(dts <= pts for dts, pts in times) and [dts for dts, _ in times] == sorted({dts for dts, _ in times})
+
+
 @pytest.mark.parametrize(
     "pixels",
     ["yuv420p", "yuv422p", "yuv444p", "yuv411p", "yuv420p10le", "yuv444p10le", "yuv420p12le", "yuv444p16le", "gray"],

@@ -135,7 +135,8 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            self._mux(self._video.encode(None))
+            rest = self._video.encode(None)
+            self._mux(_in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
             self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
@@ -277,3 +278,16 @@ class Writer:
             shown = self._end - self._first_pts
             last.duration = max(1, shown - (last.dts - self._first_dts))
         self._container.mux(last)
+
+
+def _in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+    """All packets of a video in the order of decoding, at the times of showing, all earlier by what that order asks.
+
+    x265 makes up the decoding times of a video that is shorter than its delay, others in every run: now and then later
+    than the frame is shown, which MP4 refuses.
+    """
+    shown = [packet.pts or 0 for packet in packets]
+    early = max((due - pts for due, pts in zip(sorted(shown), shown, strict=True)), default=0)
+    for due, packet in zip(sorted(shown), packets, strict=True):
+        packet.dts = due - early
+    return packets
