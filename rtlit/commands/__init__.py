@@ -10,12 +10,15 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rtlit import __version__
 from rtlit.errors import RtlitError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 VERBOSE = "rtlit.verbose"
 INTERRUPTED = 130
@@ -23,13 +26,14 @@ INTERRUPTED = 130
 _COMMANDS = {
     "enhance-video": "Enhance backlit or under-exposed videos.",
     "enhance-image": "Enhance backlit or under-exposed pictures.",
-    "webcam": "Show a camera enhanced, live: in a window, in the browser, to a meeting.",
-    "evaluate": "Score enhanced pictures, against their ground truth if there is one.",
+    "webcam": "Show a camera enhanced: in a window, the browser or a meeting.",
+    "evaluate": "Score enhanced pictures, against their truth if there is one.",
     "evaluate-video": "Score how steady enhanced videos are.",
     "train": "Train the network on your own photographs.",
     "prompts": "Score pictures with learned prompts.",
     "benchmark": "Say how fast rtlit is on this machine.",
-    "doctor": "Show versions, devices and codecs, and which backend runs and why.",
+    "doctor": "Show versions, devices and codecs; say which backend runs.",
+    "completion": "Make your shell complete rtlit's commands and options.",
 }
 
 
@@ -55,6 +59,12 @@ class LazyGroup(click.Group):
         name = cmd_name.replace("-", "_")
         command: click.Command = getattr(import_module(f"rtlit.commands.{self.prefix}{name}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        items = [CompletionItem(name, help=line) for name, line in self.lines.items() if name.startswith(incomplete)]
+        return items + click.Command.shell_complete(self, ctx, incomplete)  # no command needs to be loaded
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -115,7 +125,21 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-@click.group("rtlit", cls=_Rtlit, lines=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Begin with:
+  rtlit enhance-video backlit.mp4    writes backlit.enhanced.mp4
+  rtlit webcam                       the camera, enhanced, in a window
+  rtlit COMMAND --help               all options, with examples
+"""
+
+
+@click.group(
+    "rtlit",
+    cls=_Rtlit,
+    lines=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__, prog_name="rtlit")
 def main() -> None:
     """Real-time enhancement of backlit and under-exposed video."""

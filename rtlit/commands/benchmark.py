@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.options import Number, WholeNumber, remember_verbose
+from rtlit.commands.options import ENCODERS, Number, WholeNumber, examples, reports, words
 
 if TYPE_CHECKING:
     from rtlit.benchmark.machine import Machine
@@ -19,7 +19,14 @@ _SIZES = ("480p", "720p", "1080p", "4K")
 _QUICK_SIZES, _QUICK_SECONDS = ("720p", "1080p"), 0.5
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit benchmark",
+        "rtlit benchmark --quick",
+        "rtlit benchmark --size 1080p --device cpu --seconds 5",
+        "rtlit benchmark --codec h264_nvenc --json > here.json",
+    )
+)
 @click.option("--quick", is_flag=True, help=f"Measure {' and '.join(_QUICK_SIZES)} for half a second each.")
 @click.option("--size", "sizes", type=click.Choice(_SIZES), multiple=True, help="Only this size; may be repeated.")
 @click.option(
@@ -30,15 +37,19 @@ _QUICK_SIZES, _QUICK_SECONDS = ("720p", "1080p"), 0.5
     help="What to measure; auto is the CPU, and CUDA if it is there.",
 )
 @click.option(
-    "--seconds", type=Number(0, 60, min_open=True), metavar="SECONDS", help="For each measurement.  [default: 2]"
+    "--seconds",
+    type=Number(0, 60, min_open=True),
+    metavar="NUMBER",
+    help="For each measurement, up to 60.  [default: 2]",
 )
 @click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
-@click.option("--codec", metavar="NAME", help="Encoder of the video, as FFmpeg names it.  [default: libx264]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: machine, results, verdict, line.")
-@click.option("-q", "--quiet", is_flag=True, help="Don't say what is being measured.")
 @click.option(
-    "-v", "--verbose", is_flag=True, callback=remember_verbose, help="Print where an unexpected error comes from."
+    "--codec",
+    metavar="NAME",
+    shell_complete=words(*ENCODERS),
+    help="Encoder of the video, as FFmpeg names it.  [default: libx264]",
 )
+@reports("Print a JSON object on stdout: machine, results, verdict, line.")
 def benchmark(
     quick: bool,
     sizes: tuple[str, ...],

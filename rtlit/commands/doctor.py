@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from rtlit import __version__
+from rtlit.commands.options import examples
 from rtlit.errors import RtlitError
 
 _PACKAGES = ("torch", "triton", "numba", "numpy", "av", "pyvips", "safetensors", "click", "rich")
@@ -30,10 +31,27 @@ _ENCODERS = {
 _NVDEC_CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "vc1", "mjpeg")
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Which backend to ask for.")
-@click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to look at.")
+@click.command(
+    epilog=examples(
+        "rtlit doctor",
+        "rtlit doctor --device cuda                       why CUDA isn't taken",
+        "rtlit doctor --json > doctor.json                for a bug report",
+    )
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object on stdout.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Which backend to ask for.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Weights to look at.  [default: the shipped ones]",
+)
 def doctor(as_json: bool, device: Any, weights: Path | None) -> None:
     """Show versions, devices and codecs, and which backend runs and why.
 

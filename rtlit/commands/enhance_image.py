@@ -9,16 +9,30 @@ from typing import Any
 import click
 
 from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
-from rtlit.commands.options import enhance_options, output_options, report_options
+from rtlit.commands.options import enhance_options, examples, output_options, report_options, words
 
 # What folders are searched for; a file that is named may have any suffix.
 SUFFIXES = frozenset((".avif", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 
 
-@click.command("enhance-image")
+@click.command(
+    "enhance-image",
+    epilog=examples(
+        "rtlit enhance-image portrait.jpg                 writes portrait.enhanced.jpg",
+        "rtlit enhance-image photos/ -r --output-dir out/ --strength 1.2",
+        "rtlit enhance-image scan.tif -o scan.png",
+        "rtlit enhance-image - -o - --format jpg < in.jpg > out.jpg",
+    ),
+)
 @output_options
 @enhance_options
-@click.option("--format", "output_format", help="Format: jpg, png, webp, tif or avif.  [default: by the result's name]")
+@click.option(
+    "--format",
+    "output_format",
+    metavar="NAME",
+    shell_complete=words("jpg", "png", "webp", "tif", "avif"),
+    help="Format: jpg, png, webp, tif or avif.  [default: by the result's name]",
+)
 @report_options
 def enhance_image(
     inputs: tuple[str, ...],

@@ -12,13 +12,16 @@ import click
 
 from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
 from rtlit.commands.options import (
+    ENCODERS,
     Number,
     enhance_options,
+    examples,
     key_value,
     output_options,
     report_options,
     seconds,
     time_options,
+    words,
 )
 
 if TYPE_CHECKING:
@@ -34,23 +37,52 @@ SUFFIXES = frozenset(
 _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 
 
-@click.command("enhance-video")
+@click.command(
+    "enhance-video",
+    epilog=examples(
+        "rtlit enhance-video backlit.mp4                  writes backlit.enhanced.mp4",
+        "rtlit enhance-video in.mov -o out.mp4 --strength 0.7",
+        "rtlit enhance-video clips/ -r --output-dir out/  again: goes on where it was",
+        "rtlit enhance-video 'clips/*.mkv' --json > reports.jsonl",
+        "rtlit enhance-video in.mp4 --start 1:30 --duration 10 --compare",
+        "rtlit enhance-video in.mp4 --codec libx265 --crf 20 -e x265-params=aq-mode=3",
+        "rtlit enhance-video dim.mp4 --denoise 0.5 --ten-bit --codec libx265",
+        "ffmpeg -i in.avi -f yuv4mpegpipe - | rtlit enhance-video - --format y4m > x",
+    ),
+)
 @output_options
 @enhance_options
 @time_options
 @click.option(
-    "--codec", help="Encoder, as FFmpeg names it (libx264, libx265, h264_nvenc, ffv1).  [default: the input's family]"
+    "--codec",
+    metavar="NAME",
+    shell_complete=words(*ENCODERS),
+    help="Encoder, as FFmpeg names it (libx264, libx265, h264_nvenc, ffv1).  [default: the input's family]",
 )
-@click.option("--crf", type=Number(0), metavar="NUMBER", help="Quality in the encoder's scale; lower is better.")
-@click.option("--preset", help="The encoder's speed preset (ultrafast … veryslow for libx264).")
+@click.option(
+    "--crf",
+    type=Number(0),
+    metavar="NUMBER",
+    help="Quality in the encoder's scale; lower is better.  [default: 18 for libx264 and libx265]",
+)
+@click.option(
+    "--preset",
+    metavar="NAME",
+    shell_complete=words(
+        "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+    ),
+    help="The encoder's speed preset (ultrafast … veryslow).  [default: veryfast for libx264]",
+)
 @click.option(
     "-e", "options", multiple=True, type=key_value, metavar="KEY=VALUE", help="Any encoder option; may be repeated."
 )
 @click.option(
     "--ten-bit", is_flag=True, help="Store 10 bits a sample: smoother lifted shadows; libx265 plays more widely."
 )
-@click.option("--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90, 1:30 or 0:01:30.5.")
-@click.option("--duration", type=seconds, metavar="TIME", help="How much to take.")
+@click.option(
+    "--start", type=seconds, default="0", metavar="TIME", help="Where to begin: 90 (seconds), 1:30, 0:01:30.5."
+)
+@click.option("--duration", type=seconds, metavar="TIME", help="How much to take.  [default: all]")
 @click.option(
     "--hwaccel",
     type=click.Choice(["auto", "none", "cuda"]),
@@ -59,7 +91,13 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
     help="Where to decode: none is software, cuda NVDEC; auto takes NVDEC where the GPU enhances.",
 )
 @click.option("--compare", is_flag=True, help="Put before and after side by side.")
-@click.option("--format", "output_format", help="Container (mp4, mkv, y4m).  [default: by the result's name]")
+@click.option(
+    "--format",
+    "output_format",
+    metavar="NAME",
+    shell_complete=words("mp4", "mkv", "mov", "webm", "ts", "avi", "y4m"),
+    help="Container (mp4, mkv, y4m).  [default: by the result's name]",
+)
 @report_options
 def enhance_video(
     inputs: tuple[str, ...],

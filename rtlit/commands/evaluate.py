@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtlit.commands.options import enhance_options, needs_train, report_options, sheet_options
+from rtlit.commands.options import WholeNumber, enhance_options, examples, needs_train, result_options, sheet_options
 from rtlit.settings import Device, EnhanceSettings
 
 if TYPE_CHECKING:
@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from rtlit.training.sheet import Order
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit evaluate backlit/                          looks alone",
+        "rtlit evaluate backlit/ truth/ --sheet scores.html --order name",
+        "rtlit evaluate good/ good/                       what becomes of good pictures",
+        "rtlit evaluate in/ gt/ --weights runs/mine/weights.safetensors --json",
+    )
+)
 @click.argument("input_dir", type=click.Path(path_type=Path))
 @click.argument("gt_dir", type=click.Path(path_type=Path), required=False)
 @enhance_options
 @click.option("--filter", "pattern", default="*", metavar="GLOB", help="Only names (without suffix) that match.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N pictures.")
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Save the enhanced pictures.")
+@click.option("--limit", type=WholeNumber(1), metavar="N", help="Only the first N pictures.")
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Save the enhanced pictures here.",
+)
 @sheet_options
-@report_options
+@result_options
 def evaluate(
     input_dir: Path,
     gt_dir: Path | None,

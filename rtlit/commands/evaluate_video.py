@@ -10,6 +10,7 @@ import click
 from rtlit.commands.options import (
     WholeNumber,
     enhance_options,
+    examples,
     needs_train,
     report_options,
     sheet_options,
@@ -24,12 +25,19 @@ if TYPE_CHECKING:
     from rtlit.training.sheet import Order, Sheet
 
 
-@click.command("evaluate-video")
+@click.command(
+    "evaluate-video",
+    epilog=examples(
+        "rtlit evaluate-video backlit.mp4",
+        "rtlit evaluate-video clips/*.mp4 --frames 60 --sheet steady.html",
+        "rtlit evaluate-video good.mp4 --simulate --seed 3 --json",
+    ),
+)
 @click.argument("clips", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CLIP...")
 @enhance_options
 @time_options
 @click.option("--simulate", is_flag=True, help="Put the clips into a simulated, drifting backlight first.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the simulated light.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the simulated light.")
 @click.option("--frames", type=WholeNumber(2), default=120, show_default=True, help="Only the first N.", metavar="N")
 @click.option(
     "--pairs", type=WholeNumber(1), default=24, show_default=True, help="Pairs of frames for E_warp.", metavar="N"

@@ -17,16 +17,57 @@ from rtlit.settings import MAX_STRENGTH, EnhanceSettings
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Number(click.FloatRange):
-    """A number in a range, called so in messages."""
+class Number(click.ParamType[float]):
+    """A number in a range, as `click.FloatRange` has it; called so in messages, and not spelt out in the help."""
 
     name = "number"
 
+    def __init__(self, min: float | None = None, max: float | None = None, min_open: bool = False) -> None:
+        self._range: click.FloatRange | click.IntRange = click.FloatRange(min, max, min_open)
+        self._range.name = self.name
 
-class WholeNumber(click.IntRange):
-    """A whole number in a range, called so in messages."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self._range.convert(value, param, ctx)
+
+
+class WholeNumber(Number):
+    """The same of whole numbers."""
 
     name = "whole number"
+
+    def __init__(self, min: int | None = None, max: int | None = None) -> None:
+        self._range = click.IntRange(min, max)
+        self._range.name = self.name
+
+
+# A name of a file, also one that is to be made, a glob or "-": kept as it is, and completed as a file.
+FILE = click.Path(readable=False, allow_dash=True)
+
+
+def words(*values: str) -> Callable[..., list[str]]:
+    """`shell_complete` of an option that takes other values, too."""
+    return lambda ctx, param, incomplete: [value for value in values if value.startswith(incomplete)]
+
+
+# Of open_clip, those that the procedure was tried with, and the compact one.
+CLIPS = ("rtlit-lighting", "ViT-B-32", "RN101")
+# What `words` offers; FFmpeg may have fewer, and more.
+ENCODERS = (
+    "libx264",
+    "libx265",
+    "libsvtav1",
+    "libvpx-vp9",
+    "ffv1",
+    "prores_ks",
+    "h264_nvenc",
+    "hevc_nvenc",
+    "av1_nvenc",
+)
+
+
+def examples(*lines: str) -> str:
+    """The end of a help text: command lines, as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -65,10 +106,15 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 output_options = together(
-    click.argument("inputs", nargs=-1, required=True, metavar="INPUT..."),
-    click.option("-o", "--output", metavar="FILE", help="Where the result of a single INPUT goes; - is stdout."),
+    click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT..."),
     click.option(
-        "--output-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for results; made if missing."
+        "-o", "--output", type=FILE, metavar="FILE", help="Where the result of a single INPUT goes; - is stdout."
+    ),
+    click.option(
+        "--output-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="FOLDER",
+        help="Folder for results; made if missing.",
     ),
     click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too."),
     click.option("--overwrite", is_flag=True, help="Replace results that exist."),
@@ -93,6 +139,7 @@ enhance_options = together(
     click.option(
         "--weights",
         type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
         help="A weights file (safetensors, or CLIP-LIT's .pth) instead of the shipped one.",
     ),
     click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
@@ -124,17 +171,24 @@ time_options = together(
     ),
 )
 
-report_options = together(
-    click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each input, one a line, on stdout."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option(
-        "-v",
-        "--verbose",
-        is_flag=True,
-        callback=remember_verbose,
-        help="Print details, and where an unexpected error comes from.",
-    ),
-)
+
+def reports(what: str) -> Callable[[Command], Command]:
+    """How much is told, and how; `what`: the help of --json."""
+    return together(
+        click.option("--json", "as_json", is_flag=True, help=what),
+        click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+        click.option(
+            "-v",
+            "--verbose",
+            is_flag=True,
+            callback=remember_verbose,
+            help="Print details, and where an unexpected error comes from.",
+        ),
+    )
+
+
+report_options = reports("Print a JSON object for each input, one a line, on stdout.")
+result_options = reports("Print the result as a JSON object on stdout.")
 
 sheet_options = together(
     click.option(

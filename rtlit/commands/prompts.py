@@ -13,7 +13,7 @@ import click
 from rtlit.commands import describe
 from rtlit.commands.batch import PIPE, expand
 from rtlit.commands.enhance_image import SUFFIXES
-from rtlit.commands.options import WholeNumber, report_options
+from rtlit.commands.options import CLIPS, FILE, WholeNumber, examples, report_options, words
 from rtlit.commands.train import require_extra
 from rtlit.errors import RtlitError, UsageError
 
@@ -30,19 +30,44 @@ def prompts() -> None:
     """Score pictures with learned prompts."""
 
 
-@prompts.command(short_help="Print P(backlit) of pictures.")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of a run of `rtlit train clip`, with its prompts.")
+@prompts.command(
+    short_help="Print P(backlit) of pictures.",
+    epilog=examples(
+        "rtlit prompts score *.jpg",
+        "rtlit prompts score photos/ -r | sort -r         the most backlit first",
+        "rtlit prompts score photos/ --run runs/clip --json",
+    ),
+)
+@click.argument("images", nargs=-1, required=True, type=FILE, metavar="IMAGE...")
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Folder of a run of `rtlit train clip`, with its prompts.",
+)
 @click.option(
     "--prompts",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
     help="A file of learned prompts (safetensors).  [default: the shipped ones]",
 )
-@click.option("--clip", "name", metavar="NAME", help="The CLIP they were learned with, if under another name.")
+@click.option(
+    "--clip",
+    "name",
+    metavar="NAME",
+    shell_complete=words(*CLIPS),
+    help="The CLIP they were learned with, if under another name.",
+)
 @click.option("--clip-weights", metavar="WEIGHTS", help="Its weights, if elsewhere: a tag of open_clip or a file.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes CUDA where torch finds it.",
+)
 @click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
 @report_options
 def score(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rtlit.commands import LazyGroup
-from rtlit.commands.options import together
+from rtlit.commands.options import WholeNumber, together
 from rtlit.errors import RtlitError
 
 _COMMANDS = {
@@ -21,14 +21,26 @@ _COMMANDS = {
 
 photos_options = together(
     click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS..."),
-    click.option("-o", "--run", type=click.Path(path_type=Path), required=True, help="Folder of the run; made."),
+    click.option(
+        "-o",
+        "--run",
+        type=click.Path(path_type=Path),
+        required=True,
+        metavar="FOLDER",
+        help="Folder of the run; made.",
+    ),
 )
 
 run_options = together(
-    click.option("--seed", type=int, help="Of the weights and of every draw.  [default: 0]"),
-    click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+    click.option("--seed", type=int, metavar="N", help="Of the weights and of every draw.  [default: 0]"),
+    click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
     click.option(
-        "--every", type=click.IntRange(1), default=100, show_default=True, help="Iterations between checkpoints."
+        "--every",
+        type=WholeNumber(1),
+        default=100,
+        show_default=True,
+        metavar="N",
+        help="Iterations between checkpoints.",
     ),
     click.option("--resume", is_flag=True, help="Go on from the checkpoint in the run's folder, with its settings."),
 )
@@ -43,7 +55,12 @@ class _Train(LazyGroup):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_Train, lines=_COMMANDS, prefix="train_")
+@click.group(
+    cls=_Train,
+    lines=_COMMANDS,
+    prefix="train_",
+    epilog="`rtlit train COMMAND --help` has the options and examples; without a name, COMMAND is clip.",
+)
 def train() -> None:
     """Train the network on your own photographs."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.options import report_options
+from rtlit.commands.options import CLIPS, Number, WholeNumber, examples, result_options, words
 from rtlit.commands.train import require_extra
 from rtlit.errors import Interrupted, UsageError
 
@@ -25,14 +25,30 @@ _GUIDANCES = ("prompts", "latent", "residual")
 _ENHANCERS = ("curves", "clip-lit-unet")
 
 
-@click.command("clip")
+@click.command(
+    "clip",
+    epilog=examples(
+        "rtlit train backlit/ well-lit/ -o runs/clip --clip rtlit-lighting --preset small",
+        "rtlit train backlit/ well-lit/ -o runs/paper --enhancer clip-lit-unet",
+        "rtlit train clip --preset fast --show-preset > mine.json",
+        "rtlit train backlit/ well-lit/ -o runs/mine --settings mine.json",
+        "rtlit train clip --resume -o runs/clip",
+        "torchrun --nproc-per-node 2 -m rtlit train backlit/ well-lit/ -o runs/two",
+    ),
+)
 @click.argument("folders", nargs=-1, type=_FOLDER, metavar="BACKLIT WELL_LIT")
-@click.option("-o", "--run", type=_FOLDER, help="Folder of the run; made.")
+@click.option("-o", "--run", type=_FOLDER, metavar="FOLDER", help="Folder of the run; made.")
 @click.option(
     "--preset", type=click.Choice(_PRESETS), help="The paper's; for an hour of a GPU; for a CPU.  [default: clip-lit]"
 )
 @click.option("--settings", type=_FOLDER, metavar="FILE", help="What --show-preset printed, edited, for a preset.")
-@click.option("--clip", "clip_name", metavar="NAME", help="Of open_clip, or rtlit-lighting.  [default: ViT-B-32]")
+@click.option(
+    "--clip",
+    "clip_name",
+    metavar="NAME",
+    shell_complete=words(*CLIPS),
+    help="Of open_clip, or rtlit-lighting.  [default: ViT-B-32]",
+)
 @click.option("--clip-weights", metavar="WEIGHTS", help="A tag of open_clip, a file, or random.  [default: openai]")
 @click.option(
     "--identity",
@@ -42,13 +58,17 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.option("--identity-weights", metavar="WEIGHTS", help="As --clip-weights.  [default: openai]")
 @click.option("--guidance", type=click.Choice(_GUIDANCES), help="CLIP-LIT, CLIP-LIT-Latent, RAVE.  [default: prompts]")
 @click.option("--enhancer", type=click.Choice(_ENHANCERS), help="What learns.  [default: curves]")
-@click.option("--init", type=_FOLDER, metavar="WEIGHTS", help="Weights that the enhancer starts from.")
-@click.option("--iterations", type=click.IntRange(1), metavar="N", help="Budget of all stages together.")
-@click.option("--size", type=click.IntRange(16), metavar="N", help="The enhancer trains on pictures of N×N pixels.")
-@click.option("--batch", type=click.IntRange(1), metavar="N", help="Pictures an iteration of the enhancer.")
-@click.option("--learning-rate", type=float, metavar="NUMBER", help="Of the enhancer.")
-@click.option("--seed", type=int, help="Of weights and of every draw.  [default: 0]")
-@click.option("--every", type=click.IntRange(1), metavar="N", help="Iterations between checkpoints.  [default: 100]")
+@click.option("--init", type=_FOLDER, metavar="FILE", help="Weights that the enhancer starts from.")
+@click.option(
+    "--iterations", type=WholeNumber(1), metavar="N", help="Budget of all stages together.  [default: the preset's]"
+)
+@click.option(
+    "--size", type=WholeNumber(16), metavar="N", help="The enhancer trains on pictures of N×N pixels, 16 or more."
+)
+@click.option("--batch", type=WholeNumber(1), metavar="N", help="Pictures an iteration of the enhancer.")
+@click.option("--learning-rate", type=Number(), metavar="NUMBER", help="Of the enhancer.")
+@click.option("--seed", type=int, metavar="N", help="Of weights and of every draw.  [default: 0]")
+@click.option("--every", type=WholeNumber(1), metavar="N", help="Iterations between checkpoints.  [default: 100]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -56,11 +76,11 @@ _ENHANCERS = ("curves", "clip-lit-unet")
     show_default=True,
     help="Where to compute; several GPUs: torchrun --nproc-per-node N -m rtlit train ….",
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
+@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, with its settings.")
 @click.option("--export", type=_FOLDER, metavar="FILE", help="Also write the weights here, for --weights.")
 @click.option("--show-preset", is_flag=True, help="Print the procedure that the options lead to, and stop.")
-@report_options
+@result_options
 def clip(
     folders: tuple[Path, ...],
     run: Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.options import report_options
+from rtlit.commands.options import WholeNumber, examples, result_options
 from rtlit.commands.train import photos_options, require_extra, run_options
 from rtlit.errors import UsageError
 
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from rtlit.training.lighting import LightingStep
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit train lighting photos/ -o runs/light",
+        "rtlit train lighting photos/ -o runs/light --resume",
+        "rtlit train lighting-report photos/ --weights runs/light/lighting-clip.safetensors",
+    )
+)
 @photos_options
-@click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 2000]")
-@click.option("--batch", type=click.IntRange(8), help="Pictures an iteration, a multiple of 4.  [default: 64]")
-@click.option("--held-out", type=click.IntRange(0), help="Leave out one photograph in so many.  [default: 5]")
+@click.option("--iterations", type=WholeNumber(1), metavar="N", help="Length of the run.  [default: 2000]")
+@click.option(
+    "--batch", type=WholeNumber(8), metavar="N", help="Pictures an iteration, a multiple of 4.  [default: 64]"
+)
+@click.option("--held-out", type=WholeNumber(0), metavar="N", help="Leave out one photograph in so many.  [default: 5]")
 @click.option("--bfloat16", is_flag=True, help="Towers in bfloat16: faster on CPUs that have it.")
 @run_options
-@report_options
+@result_options
 def lighting(
     photos: tuple[Path, ...],
     run: Path,

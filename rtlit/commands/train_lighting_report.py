@@ -7,18 +7,29 @@ from typing import Any
 
 import click
 
-from rtlit.commands.options import report_options
+from rtlit.commands.options import WholeNumber, examples, result_options
 from rtlit.commands.train import require_extra
 
 
-@click.command("lighting-report")
+@click.command(
+    "lighting-report",
+    epilog=examples(
+        "rtlit train lighting-report photos/",
+        "rtlit train lighting-report photos/ backlit/ dim/ --leave-out 'night_*' --json",
+    ),
+)
 @click.argument("photos", type=click.Path(path_type=Path))
 @click.argument("sets", nargs=-1, type=click.Path(path_type=Path), metavar="[BADLY_LIT]...")
-@click.option("--weights", type=click.Path(path_type=Path), help="A run's lighting-clip.safetensors; else the shipped.")
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A run's lighting-clip.safetensors; else the shipped.",
+)
 @click.option("--leave-out", multiple=True, metavar="GLOB", help="Names (without suffix) that don't count; repeatable.")
-@click.option("--held-out", type=click.IntRange(2), default=5, show_default=True, help="As in training.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
-@report_options
+@click.option("--held-out", type=WholeNumber(2), default=5, show_default=True, metavar="N", help="As in training.")
+@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@result_options
 def lighting_report(
     photos: Path,
     sets: tuple[Path, ...],

@@ -6,21 +6,36 @@ from pathlib import Path
 
 import click
 
-from rtlit.commands.options import report_options
+from rtlit.commands.options import WholeNumber, examples, result_options
 from rtlit.commands.train import require_extra
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit train simulate well-lit/ -o backlit/ --backlit-only",
+        "rtlit train simulate well-lit/ -o pairs/ --truths --count 100 --seed 1",
+        "rtlit evaluate pairs/input/ pairs/gt/",
+    )
+)
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTOS...")
-@click.option("-o", "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for them; made.")
-@click.option("--count", type=click.IntRange(1), help="How many pictures.  [default: one of each photograph]")
-@click.option("--size", type=click.IntRange(32), default=512, show_default=True, help="Longer side in pixels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw.")
+@click.option(
+    "-o",
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Folder for them; made.",
+)
+@click.option("--count", type=WholeNumber(1), metavar="N", help="How many pictures.  [default: one of each photograph]")
+@click.option(
+    "--size", type=WholeNumber(32), default=512, show_default=True, metavar="N", help="Longer side in pixels."
+)
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of every draw.")
 @click.option("--backlit-only", is_flag=True, help="No pictures that are under-exposed as a whole.")
 @click.option("--truths", is_flag=True, help="Write input/ and gt/: with what each picture was made of.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds something.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
-@report_options
+@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@result_options
 def simulate(
     photos: tuple[Path, ...],
     output_dir: Path,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rtlit.commands.options import report_options
+from rtlit.commands.options import Number, WholeNumber, examples, result_options
 from rtlit.commands.train import photos_options, require_extra, run_options
 from rtlit.errors import UsageError
 
@@ -15,25 +15,52 @@ if TYPE_CHECKING:
     from rtlit.training.supervised import SupervisedSettings, TrainingStep
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit train supervised photos/ -o runs/mine",
+        "rtlit train supervised photos/ more/ -o runs/big --width 96 --thumbnail 192",
+        "rtlit train supervised photos/ -o runs/mine --resume",
+        "rtlit enhance-video in.mp4 --weights runs/mine/weights.safetensors",
+    )
+)
 @photos_options
-@click.option("--iterations", type=click.IntRange(1), help="Length of the run.  [default: 7000]")
-@click.option("--batch", type=click.IntRange(1), help="Pictures an iteration.  [default: 16]")
-@click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.  [default: 0.002]")
-@click.option("--squared", type=float, help="Weight of the squared error beside the absolute one.  [default: 4]")
-@click.option("--relative", type=float, help="Weight of the logarithm of each picture's error.  [default: 0.02]")
-@click.option("--thumbnail", type=int, help="Longer side of the thumbnail, a multiple of 8.  [default: 128]")
-@click.option("--width", type=int, help="Features of the network.  [default: 64]")
+@click.option("--iterations", type=WholeNumber(1), metavar="N", help="Length of the run.  [default: 7000]")
+@click.option("--batch", type=WholeNumber(1), metavar="N", help="Pictures an iteration.  [default: 16]")
+@click.option(
+    "--learning-rate", type=Number(), metavar="NUMBER", help="Peak of the one-cycle schedule.  [default: 0.002]"
+)
+@click.option(
+    "--squared",
+    type=Number(),
+    metavar="NUMBER",
+    help="Weight of the squared error beside the absolute one.  [default: 4]",
+)
+@click.option(
+    "--relative",
+    type=Number(),
+    metavar="NUMBER",
+    help="Weight of the logarithm of each picture's error.  [default: 0.02]",
+)
+@click.option(
+    "--thumbnail",
+    type=WholeNumber(),
+    metavar="N",
+    help="Longer side of the thumbnail, a multiple of 8.  [default: 128]",
+)
+@click.option("--width", type=WholeNumber(), metavar="N", help="Features of the network.  [default: 64]")
 @click.option("--bfloat16", is_flag=True, default=None, help="Compute in bfloat16: faster on CPUs with AMX.")
-@click.option("--settings", "file", type=click.Path(path_type=Path), help="settings.json of a run, to repeat it.")
+@click.option(
+    "--settings", "file", type=click.Path(path_type=Path), metavar="FILE", help="settings.json of a run, to repeat it."
+)
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
     multiple=True,
+    metavar="FILE",
     help="Weights to start from, instead of random ones; the mean of several.",
 )
 @run_options
-@report_options
+@result_options
 def supervised(
     photos: tuple[Path, ...],
     run: Path,

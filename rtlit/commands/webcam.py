@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 from rtlit.commands.options import (
+    FILE,
     Number,
     WholeNumber,
     enhance_options,
+    examples,
     needs_live,
     remember_verbose,
     seconds,
     time_options,
     together,
+    words,
 )
 from rtlit.errors import InputError, OutputError, UsageError
 
@@ -44,17 +48,46 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     return int(width), int(height)
 
 
+def _cameras(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """The numbers of the cameras, with their names."""
+    from rtlit.live.cameras import list_cameras
+
+    items = [CompletionItem(str(camera.number), help=camera.name) for camera in list_cameras()]
+    return [item for item in items if item.value.startswith(incomplete)]
+
+
 source_options = together(
-    click.option("--camera", metavar="N|NAME", help="Which camera: its number, name or path.  [default: the first]"),
-    click.option("--list-cameras", is_flag=True, help="Show the cameras and what they offer, and stop."),
-    click.option("--size", callback=_size, metavar="WxH", help="Size to ask the camera for, for example 1280x720."),
-    click.option("--fps", type=Number(0, min_open=True), metavar="NUMBER", help="Frames a second to ask it for."),
-    click.option("--input-format", metavar="NAME", help="Pixel format or codec to ask it for: mjpeg, yuyv422, nv12."),
     click.option(
-        "--source", metavar="INPUT", help="Anything FFmpeg opens in place of a camera: rtsp://…, a file, lavfi:GRAPH."
+        "--camera",
+        metavar="N|NAME",
+        shell_complete=_cameras,
+        help="Which camera: its number, name or path.  [default: the first]",
+    ),
+    click.option("--list-cameras", is_flag=True, help="Show the cameras and what they offer, and stop."),
+    click.option(
+        "--size",
+        callback=_size,
+        metavar="WxH",
+        shell_complete=words("640x480", "1280x720", "1920x1080", "3840x2160"),
+        help="Size to ask the camera for, for example 1280x720.",
+    ),
+    click.option("--fps", type=Number(0, min_open=True), metavar="NUMBER", help="Frames a second to ask it for."),
+    click.option(
+        "--input-format",
+        metavar="NAME",
+        shell_complete=words("mjpeg", "yuyv422", "nv12", "h264"),
+        help="Pixel format or codec to ask it for: mjpeg, yuyv422, nv12.",
+    ),
+    click.option(
+        "--source",
+        type=FILE,
+        metavar="INPUT",
+        help="Anything FFmpeg opens in place of a camera: rtsp://…, a file, lavfi:GRAPH.",
     ),
     click.option("--loop", is_flag=True, help="Begin a file again at its end."),
-    click.option("--max-height", type=WholeNumber(16), metavar="N", help="Reduce larger frames to N lines first."),
+    click.option(
+        "--max-height", type=WholeNumber(16), metavar="N", help="Reduce larger frames to N lines first, 16 or more."
+    ),
 )
 
 output_options = together(
@@ -65,15 +98,23 @@ output_options = together(
     click.option("--no-window", is_flag=True, help="No window; for --record and --virtual-camera alone."),
     click.option("--web", is_flag=True, help="Show it in the browser in place of a window."),
     click.option(
-        "--host", metavar="ADDRESS", help="Of --web: where to listen; 0.0.0.0 for all who can.  [default: 127.0.0.1]"
+        "--host",
+        metavar="ADDRESS",
+        shell_complete=words("127.0.0.1", "0.0.0.0"),
+        help="Of --web: where to listen; 0.0.0.0 for all who can.  [default: 127.0.0.1]",
     ),
     click.option("--port", type=WholeNumber(0, 65535), metavar="N", help="Of --web; 0: a free one.  [default: 8765]"),
     click.option("--virtual-camera", is_flag=True, help="Be a camera for meetings (v4l2loopback or OBS)."),
-    click.option("--virtual-device", metavar="NAME", help="Of --virtual-camera, for example /dev/video9."),
+    click.option("--virtual-device", type=FILE, metavar="NAME", help="Of --virtual-camera, for example /dev/video9."),
     click.option(
         "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Record to FILE (.mp4, .mkv)."
     ),
-    click.option("--microphone", metavar="NAME", help="Record its sound too: default, or a microphone's name."),
+    click.option(
+        "--microphone",
+        metavar="NAME",
+        shell_complete=words("default"),
+        help="Record its sound too: default, or a microphone's name.",
+    ),
     click.option("--overwrite", is_flag=True, help="Replace a recording that exists."),
     click.option(
         "--save-to",
@@ -82,7 +123,7 @@ output_options = together(
         metavar="FOLDER",
         help="Where the window's keys S and R put snapshots and recordings.  [default: here]",
     ),
-    click.option("--duration", type=seconds, metavar="TIME", help="Stop after so long: 90, 1:30."),
+    click.option("--duration", type=seconds, metavar="TIME", help="Stop after so long: 90 (seconds), 1:30."),
     click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option(
         "-v", "--verbose", is_flag=True, callback=remember_verbose, help="Print where an unexpected error comes from."
@@ -90,7 +131,18 @@ output_options = together(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "rtlit webcam                                     the first camera, in a window",
+        "rtlit webcam --list-cameras",
+        "rtlit webcam --camera 2 --size 1280x720 --fps 30 --input-format mjpeg",
+        "rtlit webcam --web                               in the browser",
+        "rtlit webcam --virtual-camera --no-window        for meetings",
+        "rtlit webcam --record me.mp4 --microphone default --duration 1:30",
+        "rtlit webcam --source rtsp://camera.local/stream --max-height 720",
+        "rtlit webcam --source clip.mp4 --loop",
+    )
+)
 @source_options
 @enhance_options
 @time_options
