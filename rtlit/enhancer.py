@@ -290,7 +290,7 @@ class Enhancer:
     def _estimate(self, thumbnail: Tensor, turns: int) -> Tensor:
         with self._timed("estimate"):
             upright = torch.rot90(thumbnail, turns, (-2, -1))
-            return torch.rot90(self.network(upright[None])[0], -turns, (-2, -1))
+            return torch.rot90(self.network.estimate(upright[None])[0], -turns, (-2, -1))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

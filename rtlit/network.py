@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rtlit.errors import UsageError, WeightsError
+from rtlit.reference import restrain
 
 STRIDE = 8
 MAX_T = 4.0
@@ -98,6 +99,10 @@ class CurveNetwork(nn.Module):
         t: Tensor = self.head(torch.relu(x + context[..., None, None]))
         t = MAX_T * torch.tanh(t / MAX_T)
         return t.reshape(len(t), self.config.channels, self.config.bins, *t.shape[-2:])
+
+    def estimate(self, thumbnail: Tensor) -> Tensor:
+        """What is used: `forward`, restrained (`rtlit.reference.restrain`); training goes without."""
+        return restrain(self(thumbnail), thumbnail)
 
 
 def save_network(network: CurveNetwork, path: Path, **about: str) -> None:
