@@ -91,11 +91,8 @@ def check(enhancer: Enhancer, frames: list[av.VideoFrame], device: str, strength
     enhancer.reset()
     play(enhancer, chosen, out, 0.0, ESTIMATES)
     taken, right = timed(lambda: wanted(enhancer, chosen, strength))
-    for frame, got, want in zip(chosen, out, right, strict=True):
+    for got, want in zip(out, right, strict=True):
         compare(got, want, device)
-        if strength:
-            lifted, source = (float(planes[0].mean(dtype=np.float64)) for planes in (got, planes_of(frame)))
-            assert lifted > source + 5, "a backlit frame becomes brighter"
     enhancer.reset()
     return taken / CHECKED
 
@@ -123,7 +120,10 @@ def test_frames(benchmark: BenchmarkFixture, size: str, name: str, denoise: floa
     enhancer, frames = make(device, denoise=denoise), real_frames(size, name, FRAMES)
     slow = check(enhancer, frames, device)
     out = [planes_and_room(frame)[1] for frame in frames]
-    times = count()
+    play(enhancer, frames, out, 0.0, 1 / FPS)
+    lifted, source = (float(planes[0].mean(dtype=np.float64)) for planes in (out[-1], planes_of(frames[-1])))
+    assert lifted > 1.1 * source, "a dim frame becomes brighter"
+    times = count(1)
     copies = [copying(planes_of(frame)) for frame in frames]
     in_turns(
         benchmark,

@@ -4,6 +4,7 @@ The plain loop does what CLIP-LIT's released code does: for every iteration it o
 CLIP one by one. Its losses are compared with the trainer's before anything is timed. Pictures are frames of
 examples/juggler.mp4, as they are and two stops brighter.
 
+pytest bench/bench_train.py                                          the first of these, briefly
 python bench/bench_train.py                                          rtlit-lighting, curves, 256×256
 python bench/bench_train.py --clip ViT-B-32 --identity RN101         random weights
 """
@@ -19,8 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import av
+import pytest
 import torch
 from PIL import Image
+from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from rtlit.training.clip import load_clip
@@ -38,7 +41,36 @@ CLIP = Path(__file__).parent.parent / "examples" / "juggler.mp4"
 STILL = AugmentationSettings(0, 0, 0, (1.0, 1.0), 0)
 
 
-def main() -> None:
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The trainer and the plain loop, on a thread, with losses that agree."""
+    torch.set_num_threads(1)
+    backlit, well_lit = write_frames(tmp_path_factory.mktemp("frames"), 16)
+    made = Bench(backlit, well_lit, options().parse_args([]), torch.device("cpu"))
+    made.check()
+    return made
+
+
+@pytest.mark.parametrize("stage", [each for each in Stage if each is not Stage.DONE])
+def test_stage(benchmark: BenchmarkFixture, bench: Bench, stage: Stage) -> None:
+    """A picture of an iteration."""
+    from bench.common import in_turns  # which this file run as a script doesn't find
+
+    torch.set_num_threads(1)
+    ours, plain = bench.runs(stage)
+    in_turns(
+        benchmark,
+        ours,
+        {"plain loop": plain},
+        what=f"train clip: {stage}",
+        at="256×256",
+        units=bench.pictures(stage),
+        rounds=3,
+        device="cpu",
+    )
+
+
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", default="rtlit-lighting")
     parser.add_argument("--identity", default="rtlit-lighting")
@@ -48,19 +80,23 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="for each measurement")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    return parser
+
+
+def main() -> None:
+    given = options().parse_args()
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
     with tempfile.TemporaryDirectory() as folder:
-        backlit, well_lit = write_frames(Path(folder), options.pictures)
-        bench = Bench(backlit, well_lit, options, device)
+        backlit, well_lit = write_frames(Path(folder), given.pictures)
+        bench = Bench(backlit, well_lit, given, device)
         bench.check()
-        where = torch.cuda.get_device_name() if device.type == "cuda" else f"{options.threads} CPU threads"
-        print(f"{where}, torch {torch.__version__}, {platform.machine()}: {options}")
-        print(f"embeddings of {2 * options.pictures} pictures, 16 times each, once a run: {bench.seconds:.1f} s")
+        where = torch.cuda.get_device_name() if device.type == "cuda" else f"{given.threads} CPU threads"
+        print(f"{where}, torch {torch.__version__}, {platform.machine()}: {given}")
+        print(f"embeddings of {2 * given.pictures} pictures, 16 times each, once a run: {bench.seconds:.1f} s")
         print(f"{'pictures/s':24} {'trainer':>9} {'plain':>9} {'ratio':>8}")
         for stage in bench.stages:
-            ours, plain = (pace(run, options.seconds, device) * bench.pictures(stage) for run in bench.runs(stage))
+            ours, plain = (pace(run, given.seconds, device) * bench.pictures(stage) for run in bench.runs(stage))
             print(f"{stage:24} {ours:9.1f} {plain:9.1f} {ours / plain:7.1f}x")
 
 

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import torch
 
+from bench.clips import CLIP
 from rtlit.avframe import planes_of
 from rtlit.backends.choose import Plane, available_threads
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Call = Callable[[], object]
 
-CLIP = Path(__file__).parent.parent / "examples" / "juggler.mp4"
 SIZES = {"360p": (360, 640), "720p": (720, 1280), "1080p": (1080, 1920), "4K": (2160, 3840)}
 THREADS = int(os.environ.get("RTLIT_BENCH_THREADS", available_threads()))
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

@@ -44,13 +44,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.bench_video import scaled  # noqa: E402
+from bench.clips import CLIP, scaled  # noqa: E402
 from rtlit.errors import RtlitError  # noqa: E402
 
 if TYPE_CHECKING:
     from rtlit.live.pipeline import LiveFrame, LivePipeline
 
-CLIP = Path(__file__).parent.parent / "examples" / "juggler.mp4"
 SIZES = ("854x480", "1280x720", "1920x1080")
 CLIP_FRAMES = 300
 WARM_UP = 5.0
