@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from rtlit import __version__
-from rtlit.commands import main
+from rtlit.commands import doctor as doctors, main
+from rtlit.live.cameras import Camera, Mode
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--threads", "1", "--preset", "ultrafast", "--duration", "0.25"]
@@ -213,6 +215,29 @@ class TestDoctor:
         assert found["backend"]["because"] == "asked for"
         assert found["versions"]["rtlit"] == __version__
         assert "libx264" in found["encoders"]["software"]
+        assert set(found["live"]) == {"cameras", "window", "page", "virtual camera"}
+
+    def test_cameras(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        modes = (Mode("yuyv422", 640, 480, 30), Mode("mjpeg", 1920, 1080, 30))
+        found = [Camera(0, "HD Webcam", "0", modes), Camera(2, "Link", "/dev/rtlit-none", modes), Camera(3, "Old", "3")]
+        monkeypatch.setattr("rtlit.live.cameras.list_cameras", lambda: found)
+        assert doctors._cameras() == [
+            "0 (HD Webcam, 0): 2 modes up to mjpeg 1920x1080 30",
+            "2 (Link, /dev/rtlit-none): can't be opened: let your user read and write it (usermod -aG video)",
+            "3 (Old, 3): no modes known",
+        ]
+        found.clear()
+        assert str(doctors._cameras()).startswith("none found by ")
+
+    def test_window(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+        if doctors.find_spec("sdl2") and doctors.find_spec("PIL"):
+            assert re.fullmatch(r"SDL 2\.\d+\.\d+ on dummy", doctors._window())
+            monkeypatch.setenv("SDL_VIDEODRIVER", "nope")
+            assert re.fullmatch(r"no: SDL 2.* can't open a display \(.*nope.*\); use --web", doctors._window())
+        monkeypatch.setattr(doctors, "find_spec", lambda name: None)
+        assert doctors._window() == "no: needs PIL, sdl2: pip install 'rtlit[live]'"
+        assert doctors._virtual_camera() == "no: needs pyvirtualcam: pip install 'rtlit[virtual-camera]'"
 
 
 def _write_text(path: Path, clip: Path) -> None:

@@ -9,14 +9,18 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from rtlit import __version__
 from rtlit.commands.options import examples
 from rtlit.errors import RtlitError
+
+if TYPE_CHECKING:
+    from rtlit.live.cameras import Camera
 
 _PACKAGES = ("torch", "triton", "numba", "numpy", "av", "pyvips", "safetensors", "click", "rich")
 _ENCODERS = {
@@ -67,6 +71,7 @@ def doctor(as_json: bool, device: Any, weights: Path | None) -> None:
         "encoders": _encoders(),
         "NVDEC": _nvdec(),
         "NVENC": _nvenc(),
+        "live": _live(),
     }
     if as_json:
         click.echo(json.dumps(checks, indent=2))
@@ -104,15 +109,10 @@ def _ffmpeg() -> dict[str, str]:
 def _cpu() -> dict[str, object]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": _cpu_model(), "cores usable": usable, "torch threads": torch.get_num_threads()}
+    from rtlit.backends.choose import available_threads
+    from rtlit.benchmark.machine import cpu_name
 
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return {"model": cpu_name(), "cores usable": available_threads(), "torch threads": torch.get_num_threads()}
 
 
 def _cuda() -> dict[str, object]:
@@ -213,6 +213,71 @@ def _nvenc() -> dict[str, Any]:
     usable = [name for name in built_in if _why_not_open(name) is None]
     why_not = _why_not_open(built_in[0]) if built_in else "this PyAV was built without it"
     return {"built in": built_in, "usable": usable or f"no: {why_not}"}
+
+
+def _live() -> dict[str, Any]:
+    """What `rtlit webcam` finds: cameras, and whether it can show and hand on their picture."""
+    return {
+        "cameras": _cameras(),
+        "window": _window(),
+        "page": _lacking("live", "aiohttp", "PIL") or f"aiohttp {version('aiohttp')}",
+        "virtual camera": _virtual_camera(),
+    }
+
+
+def _cameras() -> list[str] | str:
+    from rtlit.live.cameras import input_format, list_cameras
+
+    cameras = list_cameras()
+    if not cameras:
+        return f"none found by {input_format()}"
+    return [f"{camera}: {_offers(camera)}" for camera in cameras]
+
+
+def _offers(camera: Camera) -> str:
+    if camera.path.startswith("/dev/") and not os.access(camera.path, os.R_OK | os.W_OK):
+        return "can't be opened: let your user read and write it (usermod -aG video)"
+    best = sorted(camera.modes, key=lambda mode: mode.width * mode.height, reverse=True)
+    return f"{len(best)} modes up to {best[0]}" if best else "no modes known"
+
+
+def _window() -> str:
+    """Whether SDL opens on a display; it is closed at once."""
+    missing = _lacking("live", "PIL", "sdl2")
+    if missing:
+        return missing
+    try:
+        from rtlit.live.sdl import sdl2, sdl_error
+    except (ImportError, RuntimeError):  # of PySDL2 without the library
+        return "no: needs the library SDL 2: pip install pysdl2-dll"
+    number = sdl2.SDL_version()
+    sdl2.SDL_GetVersion(number)
+    about = f"SDL {number.major}.{number.minor}.{number.patch}"
+    named = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"))
+    if sys.platform == "linux" and not named:  # SDL's Wayland would complain on stderr
+        return f"no: {about} finds no display; use --web"
+    if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
+        return f"no: {about} can't open a display ({sdl_error()}); use --web"
+    driver = sdl2.SDL_GetCurrentVideoDriver().decode()
+    sdl2.SDL_QuitSubSystem(sdl2.SDL_INIT_VIDEO)
+    return f"{about} on {driver}"
+
+
+def _virtual_camera() -> str:
+    missing = _lacking("virtual-camera", "pyvirtualcam")
+    if missing:
+        return missing
+    loopbacks = sorted(path.name for path in Path("/sys/devices/virtual/video4linux").glob("video*"))
+    if sys.platform == "linux" and not loopbacks:
+        return "no: load v4l2loopback (sudo modprobe v4l2loopback exclusive_caps=1 card_label=rtlit)"
+    found = f" with {', '.join(loopbacks)}" if loopbacks else ""
+    return f"pyvirtualcam {version('pyvirtualcam')}{found}"
+
+
+def _lacking(extra: str, *modules: str) -> str | None:
+    """What to install where a module is missing."""
+    missing = [module for module in modules if find_spec(module) is None]
+    return f"no: needs {', '.join(missing)}: pip install 'rtlit[{extra}]'" if missing else None
 
 
 def _opens(name: str) -> bool:
