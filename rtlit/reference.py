@@ -25,7 +25,7 @@ _HISTOGRAM_LUMA = (0.2126, 0.7152, 0.0722)
 HISTOGRAM_BINS = _HISTOGRAM_TONES * _HISTOGRAM_REGIONS**2
 CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
 MAX_LAG = 0.1  # of t; docs/decisions.md, "Smoothing over time"
-# docs/decisions.md, "Restraint": what a share of dark pixels counts beside the lift, and where belief begins and is full.
+# docs/decisions.md, "Restraint": what dark pixels count beside the lift, and where belief begins and is full.
 DARK_WEIGHT, DOUBT, BELIEF = 0.4, 0.15, 0.25
 MIN_SIZE = 16
 
@@ -147,8 +147,7 @@ def tone_histogram(thumbnail: Tensor) -> Tensor:
 def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     """The estimate, as far as there is evidence of bad light: t times a factor of 0 to 1 for the whole picture.
 
-    A network that is unsure lifts a good picture a little, and what a photographer meant to be dark. But what is backlit
-    has dark parts, and gains much. With s = lift + `DARK_WEIGHT`·dark the factor rises from 0 at s = `DOUBT` to 1
+    A network that is unsure lifts a good picture a little. But what is backlit has dark parts, and gains much. With s = lift + `DARK_WEIGHT`·dark the factor rises from 0 at s = `DOUBT` to 1
     at s = `BELIEF`, linearly:
 
         lift    mean of L(z; t) − z over the thumbnail's tones z (brightest channel, in the grid's bins, cell by cell;
@@ -162,10 +161,10 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
         t of the same shape.
     """
     tone = thumbnail.amax(-3)
-    bins, *cells = grid.shape[-3:]
+    bins, rows, columns = grid.shape[-3:]
     z = torch.linspace(0, 1, bins, device=grid.device, dtype=grid.dtype)[:, None, None]
     counts = (1 - (tone.unsqueeze(-3) - z).abs() * (bins - 1)).clamp(min=0)
-    counts = F.adaptive_avg_pool2d(counts, cells)
+    counts = F.adaptive_avg_pool2d(counts, (rows, columns))
     gained = (counts * (lift(z, grid.mean(-4).exp()) - z)).sum(-3).mean((-2, -1))
     dark = (2 - 7 * tone).clamp(0, 1).mean((-2, -1))
     factor = ((gained + DARK_WEIGHT * dark - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
