@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 
@@ -47,23 +46,6 @@ def test_import_is_light() -> None:
 def test_version_is_the_wheels() -> None:
     assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "rtlit/__init__.py"
     assert python("import rtlit; print(rtlit.__version__)") == rtlit.__version__
-
-
-def test_wheel_exposes_two_packages(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    files = ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in files} == {"rtlit", "rtlit_kernels", f"rtlit-{rtlit.__version__}.dist-info"}
-    shipped = {name for name in files if name.endswith((".py", ".safetensors"))}
-    folders = {"rtlit": ROOT / "rtlit", "rtlit_kernels": ROOT / "kernels" / "rtlit_kernels"}
-    present = {
-        str(Path(package) / path.relative_to(folder))
-        for package, folder in folders.items()
-        for path in folder.rglob("*")
-        if path.suffix in (".py", ".safetensors")
-    }
-    assert shipped == present
 
 
 def test_kernels_know_nothing_of_rtlit() -> None:

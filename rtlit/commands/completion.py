@@ -9,8 +9,8 @@ from rtlit.commands.options import examples
 
 @click.command(
     epilog=examples(
-        'eval "$(rtlit completion bash)"                  bash: at the end of ~/.bashrc',
-        'eval "$(rtlit completion zsh)"                   zsh: in ~/.zshrc after compinit',
+        'eval "$(rtlit completion bash)"  bash: at the end of ~/.bashrc',
+        'eval "$(rtlit completion zsh)"  zsh: in ~/.zshrc after compinit',
         "rtlit completion fish > ~/.config/fish/completions/rtlit.fish",
     )
 )

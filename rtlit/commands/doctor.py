@@ -38,8 +38,8 @@ _NVDEC_CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "vc
 @click.command(
     epilog=examples(
         "rtlit doctor",
-        "rtlit doctor --device cuda                       why CUDA isn't taken",
-        "rtlit doctor --json > doctor.json                for a bug report",
+        "rtlit doctor --device cuda  why CUDA isn't taken",
+        "rtlit doctor --json > doctor.json  for a bug report",
     )
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object on stdout.")

@@ -18,7 +18,7 @@ SUFFIXES = frozenset((".avif", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png",
 @click.command(
     "enhance-image",
     epilog=examples(
-        "rtlit enhance-image portrait.jpg                 writes portrait.enhanced.jpg",
+        "rtlit enhance-image portrait.jpg  writes portrait.enhanced.jpg",
         "rtlit enhance-image photos/ -r --output-dir out/ --strength 1.2",
         "rtlit enhance-image scan.tif -o scan.png",
         "rtlit enhance-image - -o - --format jpg < in.jpg > out.jpg",

@@ -40,7 +40,7 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 @click.command(
     "enhance-video",
     epilog=examples(
-        "rtlit enhance-video backlit.mp4                  writes backlit.enhanced.mp4",
+        "rtlit enhance-video backlit.mp4  writes backlit.enhanced.mp4",
         "rtlit enhance-video in.mov -o out.mp4 --strength 0.7",
         "rtlit enhance-video clips/ -r --output-dir out/  again: goes on where it was",
         "rtlit enhance-video 'clips/*.mkv' --json > reports.jsonl",

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=examples(
-        "rtlit evaluate backlit/                          looks alone",
+        "rtlit evaluate backlit/  looks alone",
         "rtlit evaluate backlit/ truth/ --sheet scores.html --order name",
-        "rtlit evaluate good/ good/                       what becomes of good pictures",
+        "rtlit evaluate good/ good/  what becomes of good pictures",
         "rtlit evaluate in/ gt/ --weights runs/mine/weights.safetensors --json",
     )
 )

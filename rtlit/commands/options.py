@@ -66,8 +66,11 @@ ENCODERS = (
 
 
 def examples(*lines: str) -> str:
-    """The end of a help text: command lines, as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    """The end of a help text: command lines, and after two spaces a remark."""
+    parts = [line.partition("  ") for line in lines]
+    width = max((len(command) for command, _, remark in parts if remark), default=0)
+    shown = [f"  {command:{width}}  {remark}".rstrip() for command, _, remark in parts]
+    return "\b\nExamples:\n" + "\n".join(shown)
 
 
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")

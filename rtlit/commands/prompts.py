@@ -34,7 +34,7 @@ def prompts() -> None:
     short_help="Print P(backlit) of pictures.",
     epilog=examples(
         "rtlit prompts score *.jpg",
-        "rtlit prompts score photos/ -r | sort -r         the most backlit first",
+        "rtlit prompts score photos/ -r | sort -r  the most backlit first",
         "rtlit prompts score photos/ --run runs/clip --json",
     ),
 )

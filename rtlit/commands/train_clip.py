@@ -28,12 +28,12 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.command(
     "clip",
     epilog=examples(
-        "rtlit train backlit/ well-lit/ -o runs/clip --clip rtlit-lighting --preset small",
+        "rtlit train backlit/ well-lit/ -o run --clip rtlit-lighting --preset small",
         "rtlit train backlit/ well-lit/ -o runs/paper --enhancer clip-lit-unet",
         "rtlit train clip --preset fast --show-preset > mine.json",
         "rtlit train backlit/ well-lit/ -o runs/mine --settings mine.json",
         "rtlit train clip --resume -o runs/clip",
-        "torchrun --nproc-per-node 2 -m rtlit train backlit/ well-lit/ -o runs/two",
+        "torchrun --nproc-per-node 2 -m rtlit train backlit/ well-lit/ -o run",
     ),
 )
 @click.argument("folders", nargs=-1, type=_FOLDER, metavar="BACKLIT WELL_LIT")

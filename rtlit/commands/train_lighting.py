@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "rtlit train lighting photos/ -o runs/light",
         "rtlit train lighting photos/ -o runs/light --resume",
-        "rtlit train lighting-report photos/ --weights runs/light/lighting-clip.safetensors",
+        "rtlit train lighting-report photos/ --weights lighting-clip.safetensors",
     )
 )
 @photos_options

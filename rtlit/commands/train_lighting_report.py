@@ -15,7 +15,7 @@ from rtlit.commands.train import require_extra
     "lighting-report",
     epilog=examples(
         "rtlit train lighting-report photos/",
-        "rtlit train lighting-report photos/ backlit/ dim/ --leave-out 'night_*' --json",
+        "rtlit train lighting-report photos/ backlit/ dim/ --leave-out 'night_*'",
     ),
 )
 @click.argument("photos", type=click.Path(path_type=Path))

@@ -133,11 +133,11 @@ output_options = together(
 
 @click.command(
     epilog=examples(
-        "rtlit webcam                                     the first camera, in a window",
+        "rtlit webcam  the first camera, in a window",
         "rtlit webcam --list-cameras",
         "rtlit webcam --camera 2 --size 1280x720 --fps 30 --input-format mjpeg",
-        "rtlit webcam --web                               in the browser",
-        "rtlit webcam --virtual-camera --no-window        for meetings",
+        "rtlit webcam --web  in the browser",
+        "rtlit webcam --virtual-camera --no-window  for meetings",
         "rtlit webcam --record me.mp4 --microphone default --duration 1:30",
         "rtlit webcam --source rtsp://camera.local/stream --max-height 720",
         "rtlit webcam --source clip.mp4 --loop",
