@@ -46,7 +46,7 @@ SHORTER = {
     "rtlit train simulate": "--count 2 --size 64 --overwrite",
     "rtlit train lighting": "--iterations 2 --batch 8",
     "rtlit benchmark": "--size 480p --seconds 0.1",
-    "rtlit webcam": "--duration 0.3 --port 0",
+    "rtlit webcam": "--duration 1.5 --port 0",
 }
 PHOTOS = ("PHOTOS", "MINE", "BACKLIT", "WELL_LIT", "HALF_A", "HALF_B", "INPUT_DIR", "GT_DIR", "backlit", "photos/more")
 SIZE = (192, 108)
