@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet 
 CLIP := examples/juggler
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-triton36 check bench docs clean
+.PHONY: demo test test-triton36 test-wheel check bench docs clean
 
 demo: .venv/installed
 	$(BIN)/rtlit enhance-video --overwrite $(CLIP).mp4
@@ -22,6 +22,10 @@ test: .venv/installed-dev
 # Kernels with the oldest Triton they are for, beside the newest one in .venv; `make test` has the newest.
 test-triton36: .venv/installed-dev .triton36/installed
 	PYTHONPATH=.triton36 $(BIN)/python -m pytest tests/kernels
+
+# The wheel in a new virtual environment, with nothing but what it requires.
+test-wheel: .venv/installed-dev
+	RTLIT_TEST_INSTALL=1 PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m pytest tests/test_wheel.py
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
