@@ -214,6 +214,7 @@ def plot(found: dict[str, Any], folder: Path) -> list[Path]:
         "axes.spines.right": False,
         "axes.grid": True,
         "axes.titlecolor": GREY,
+        "axes.titlelocation": "left",
         "grid.color": GREY,
         "grid.alpha": 0.2,
         "legend.frameon": False,
@@ -253,9 +254,9 @@ def draw_pixels(axes: Any, found: dict[str, Any]) -> None:
             panel.text(rows[-1]["megapixels"], 1e3 / fps, f"{fps} fps", color=PURPLE, va="bottom", ha="right", size=10)
         panel.set(title=title, ylabel="milliseconds a frame")
         sizes_below(panel, rows)
-        panel.legend(loc="upper left")
         low, high = panel.get_ylim()
-        panel.set_ylim(low, high * 4)  # room for the legend
+        panel.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
+        panel.legend(loc="upper left")
 
 
 def draw_memory(axes: Any, found: dict[str, Any]) -> None:
@@ -264,15 +265,17 @@ def draw_memory(axes: Any, found: dict[str, Any]) -> None:
     axes[0].plot(*against(rows, "megapixels", "video_peak_mb"), color=GREEN, label="enhance_video")
     floor = "floor: decode and encode alone"
     axes[0].plot(*against(rows, "megapixels", "plain_peak_mb"), color=GREY, linestyle="--", label=floor)
-    axes[0].set(title="Peak memory", ylabel="MB resident", ylim=(0, None), xlim=(0, None))
+    axes[0].set(title="Peak memory", ylabel="MB resident", xlim=(0, 1.05 * rows[-1]["megapixels"]))
     axes[0].set_xticks([row["megapixels"] for row in rows], [row["size"] for row in rows], fontsize=10)
     for name, color, style, label in (
         ("enhanced", GREEN, "-", "enhance_video"),
         ("plain", GREY, "--", floor),
     ):
-        frames, _, memory = zip(*length[name], strict=True)
+        frames, _, memory = zip(*length[name][:-1], strict=True)  # without the one after everything was given back
         axes[1].plot(frames, memory, color=color, linestyle=style, label=label, marker="")
-    axes[1].set(title=f"Memory over a video of {length['size']}", xlabel="frames done", ylim=(0, None), xlim=(0, None))
+    for panel in axes:
+        panel.set_ylim(0, 1.35 * panel.get_ylim()[1])
+    axes[1].set(title=f"Memory over a video of {length['size']}", xlabel="frames done", xlim=(0, None))
     axes[0].legend(loc="upper left")
 
 
@@ -288,8 +291,9 @@ def draw_threads(axes: Any, found: dict[str, Any]) -> None:
         panel.plot(threads, shared, color=BLUE, linestyle=":", marker="", label="Enhancer, shared out perfectly")
         copies = [row["copy_ms"] for row in rows]
         panel.plot(threads, copies, color=GREY, linestyle="--", label="floor: copy of the frame, 1 thread")
-        panel.set(title=size, ylabel="milliseconds a frame", xlabel="threads", ylim=(0, None), xticks=threads)
-    axes[0].legend(loc="best", fontsize=10)
+        panel.set(title=size, ylabel="milliseconds a frame", xlabel="threads", xticks=threads)
+        panel.set_ylim(0, 1.5 * panel.get_ylim()[1])
+    axes[0].legend(loc="upper right", fontsize=10)
 
 
 def against(rows: list[dict[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
