@@ -28,7 +28,7 @@ from typing import Any
 import click
 
 TARGETS = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"]
-MODULES = ["analyze", "estimate", "smooth", "denoise", "apply"]
+MODULES = ["analyze", "estimate", "restrain", "smooth", "denoise", "apply"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,112 @@
+"""`restrain` against the reference."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+
+import rtlit_kernels
+from rtlit import reference
+from tests.frames import random_grid
+
+kernel = import_module("rtlit_kernels.restrain")  # as an attribute it is the launcher
+
+# Grid, thumbnail: what ships, upright and wide; one curve; few and many bins; cells of odd sizes, of one pixel, of many.
+SHAPES = [
+    ((3, 8, 14, 24), (112, 192)),
+    ((3, 8, 24, 14), (192, 112)),
+    ((1, 8, 9, 16), (72, 128)),
+    ((3, 2, 12, 16), (96, 128)),
+    ((3, 33, 17, 31), (51, 155)),
+    ((1, 3, 31, 17), (217, 17)),
+    ((3, 5, 2, 2), (150, 142)),
+    ((1, 12, 1, 1), (16, 16)),
+]
+shapes = pytest.mark.parametrize(("shape", "size"), SHAPES, ids=str)
+
+
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than one program in the interpreter, too."""
+    monkeypatch.setattr(kernel, "_PIXELS", min(kernel._PIXELS, 4096))
+
+
+def factor(result: Tensor, t: Tensor) -> float:
+    return float((result.double() * t).sum() / t.double().square().sum())
+
+
+def case(shape: tuple[int, int, int, int], size: tuple[int, int], wanted: float) -> tuple[Tensor, Tensor]:
+    """A grid that lifts and lowers, and a thumbnail so dark that the reference's factor is the one wanted."""
+    t = random_grid(1, *shape, seed=1)[0] / 4 + 0.3
+    noise = torch.rand(3, *size, generator=torch.Generator().manual_seed(sum(shape) + sum(size)))
+    low, high = (0.05, 0.05) if wanted == 0 else (30.0, 30.0) if wanted == 1 else (0.05, 30.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        above = factor(reference.restrain(t, noise**middle), t) > wanted
+        low, high = (low, middle) if above else (middle, high)
+    return t, noise**high
+
+
+def test_constants_are_the_references() -> None:
+    ours = kernel.DARK_WEIGHT, kernel.DOUBT, kernel.BELIEF
+    assert ours == (reference.DARK_WEIGHT, reference.DOUBT, reference.BELIEF)
+
+
+@shapes
+@pytest.mark.parametrize("wanted", [0.0, 0.3, 0.9, 1.0])
+def test_restrain(
+    shape: tuple[int, int, int, int], size: tuple[int, int], wanted: float, device: torch.device, programs: None
+) -> None:
+    """Twice, the second time in place, on the same scratch: the same to the bit."""
+    t, thumbnail = case(shape, size, wanted)
+    expected = reference.restrain(t, thumbnail)
+    assert factor(expected, t) == pytest.approx(wanted, abs=1e-3)
+    grid, scratch = t.to(device), torch.zeros(kernel.SCRATCH, dtype=torch.int64, device=device)
+    out = torch.full_like(grid, torch.nan)
+    assert rtlit_kernels.restrain(grid, thumbnail.to(device), out=out, scratch=scratch) is out
+    assert not scratch.any() and torch.equal(grid.cpu(), t)
+    torch.testing.assert_close(out.cpu(), expected, atol=2e-5, rtol=1e-5)
+    if wanted in (0, 1):
+        assert torch.equal(out.cpu(), expected), "exactly none of it, or all"
+    assert rtlit_kernels.restrain(grid, thumbnail.to(device), out=grid, scratch=scratch) is grid
+    assert not scratch.any() and torch.equal(grid, out)
+
+
+@pytest.mark.parametrize("bins", [2, 8])
+@pytest.mark.parametrize("tone", [0.0, 0.05, 1 / 7, 0.2, 2 / 7, 0.5, 1.0])
+@pytest.mark.parametrize("t", [-4.0, 0.0, 0.6, 4.0])
+def test_flat_pictures(t: float, tone: float, bins: int, device: torch.device) -> None:
+    """Bins and ends of ramps are met exactly; extremes of t."""
+    grid, thumbnail = torch.full((3, bins, 5, 7), t), torch.full((3, 40, 56), tone)
+    got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device)).cpu()
+    torch.testing.assert_close(got, reference.restrain(grid, thumbnail), atol=4e-5, rtol=1e-5)
+
+
+def test_each_channel_counts(device: torch.device) -> None:
+    """The brightest channel is the tone, whichever it is."""
+    for channel in range(3):
+        grid, thumbnail = torch.full((3, 8, 4, 4), 0.7), torch.full((3, 32, 32), 0.01)
+        thumbnail[channel] = torch.linspace(0, 0.9, 32)
+        expected = reference.restrain(grid, thumbnail)
+        assert 0.1 < factor(expected, grid) < 0.9
+        got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device)).cpu()
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_what_it_cannot_take_is_said(device: torch.device) -> None:
+    t, thumbnail = torch.zeros(3, 8, 4, 6, device=device), torch.zeros(3, 32, 48, device=device)
+    with pytest.raises(ValueError, match=r"of \[8, 4, 6\] and \[3, 32, 48\]; expected \[K, D, GH, GW\], D at least 2"):
+        rtlit_kernels.restrain(t[0], thumbnail)
+    with pytest.raises(ValueError, match=r"a thumbnail of 32×47; expected multiples of the grid's 4×6 cells"):
+        rtlit_kernels.restrain(t, thumbnail[..., :47])
+    with pytest.raises(ValueError, match=r"thumbnail is of torch.float32, strides \(1536, 1, 32\); expected contiguous"):
+        rtlit_kernels.restrain(t, torch.zeros(3, 48, 32, device=device).mT)
+    with pytest.raises(ValueError, match=r"estimate is of torch.float64"):
+        rtlit_kernels.restrain(t.double(), thumbnail)
+    with pytest.raises(ValueError, match=r"scratch of \[1\], torch.int32; expected \[3, 8, 4, 6\] and \[1\], torch.int64"):
+        rtlit_kernels.restrain(t, thumbnail, scratch=torch.zeros(1, dtype=torch.int32, device=device))
