@@ -2,15 +2,19 @@
 #
 # PYTHON    the interpreter to make .venv with          make demo PYTHON=python3.12
 # PIP_ARGS  passed on to pip, for another package index
+# BENCH_ARGS  to run a part of the benchmarks           make bench BENCH_ARGS="-k 1080p"
 
 PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 CLIP := examples/juggler
+BENCH_ARGS ?=
+BENCH = $(BIN)/python -m pytest bench -q --timeout=1200 --benchmark-quiet $(BENCH_ARGS)
+SAVED ?= .benchmarks/latest.json
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-triton36 test-wheel check bench docs clean
+.PHONY: demo test test-triton36 test-wheel check bench bench-compare docs clean
 
 demo: .venv/installed
 	$(BIN)/rtlit enhance-video --overwrite $(CLIP).mp4
@@ -25,15 +29,24 @@ test-triton36: .venv/installed-dev .triton36/installed
 
 # The wheel in a new virtual environment, with nothing but what it requires.
 test-wheel: .venv/installed-dev
-	RTLIT_TEST_INSTALL=1 PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m pytest tests/test_wheel.py
+	RTLIT_TEST_INSTALL=1 PIP_ARGS='$(PIP_ARGS)' $(BIN)/python -m pytest tests/test_wheel.py --durations 3
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: .venv/installed-dev
-	$(BIN)/python -m pytest bench
-	$(BIN)/python bench/bench_video.py
+	@mkdir -p .benchmarks
+	$(BENCH) --benchmark-json=.benchmarks/running.json
+	@mv .benchmarks/running.json $(SAVED)
+	@$(BIN)/python bench/table.py $(SAVED)
+
+# Against the run that make bench left, or another: make bench-compare SAVED=FILE
+bench-compare: .venv/installed-dev
+	@test -s $(SAVED) || { echo "$(SAVED) isn't there to compare with; make bench writes it"; exit 1; }
+	$(BENCH) --benchmark-json=.benchmarks/running.json
+	@mv .benchmarks/running.json .benchmarks/compared.json
+	@$(BIN)/python bench/table.py .benchmarks/compared.json --against $(SAVED)
 
 # The site in site/, to be read without a server. Material warns of its successor at every start.
 docs: .venv/installed-docs

@@ -66,6 +66,8 @@ class TestMeasuring:
     def test_a_right_result_passes_and_a_wrong_one_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
         enhancer, frame = Enhancer("cpu", threads=1), Scene(320, 180).frame(0)
         check(enhancer, frame, 1)
+        change = planes_of(enhancer(frame))[0].astype(int) - planes_of(frame)[0]
+        assert change.mean() > 10  # a scene that needs no light would show nothing
         apply = CpuBackend.apply
 
         def wrong(self, planes, gain, pixel_format, color, out, filtered=None) -> None:  # type: ignore[no-untyped-def]

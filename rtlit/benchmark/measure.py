@@ -117,7 +117,7 @@ def measure(
             on_step(f"{size}: making a scene")
             scene = Scene(*SIZES[size])
             clip = Path(folder) / f"{size}.mp4"
-            _write(clip, scene, seconds)
+            write_clip(clip, scene, seconds)
             for device in chosen:
                 on_step(f"{size}, {device}: checking")
                 enhancer = Enhancer(device, threads=threads)
@@ -148,7 +148,7 @@ def check(enhancer: Enhancer, frame: av.VideoFrame, worst: int) -> None:
     network = load_network(shipped.DEFAULT)
     with torch.inference_mode():
         thumbnail, _ = reference.analyze(tensors, pixels, color, network.config.thumbnail_size(*planes[0].shape))
-        gain = reference.exponentiate(network(thumbnail[None])[0], enhancer.strength)
+        gain = reference.exponentiate(network.estimate(thumbnail[None])[0], enhancer.strength)
         wanted = reference.apply_curves(tensors, gain, pixels, color)
     pairs = zip(result, wanted, strict=True)
     difference = max(int(np.abs(got.astype(np.int32) - want.numpy().astype(np.int32)).max()) for got, want in pairs)
@@ -210,7 +210,7 @@ def _mjpeg(frames: Sequence[av.VideoFrame]) -> list[av.Packet[Any]]:
     return [*packets, *encoder.encode(None)]
 
 
-def _write(path: Path, scene: Scene, seconds: float) -> None:
+def write_clip(path: Path, scene: Scene, seconds: float) -> None:
     """Write a clip of the scene, as long as it gets in the time."""
     begin = time.perf_counter()
     with av.open(str(path), "w") as output:
