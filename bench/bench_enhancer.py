@@ -146,7 +146,7 @@ def test_calls(benchmark: BenchmarkFixture, kind: str, device: str) -> None:
     name = kind.split()[-1]
     enhancer, frame = make(device), real_frames("1080p", name, 1)[0]
     times = count()
-    source = frame.to_ndarray() if name == "rgb24" else frame
+    source: Any = frame.to_ndarray() if name == "rgb24" else frame
     result = enhancer(source, 0.0)
     planar = to_planar(frame)
     if isinstance(result, np.ndarray):

@@ -122,7 +122,7 @@ def test_denoise(benchmark: BenchmarkFixture, size: str, name: str) -> None:
     """Noise after the same noise moved by a pixel: everything moves, and each sum is taken."""
     c = case(size, name)
     shift = BITS - c.pixel_format.depth
-    last = tuple(np.roll(plane, 1, 1).astype(np.uint16) << shift for plane in c.planes)
+    last = tuple(np.left_shift(np.roll(plane, 1, 1), shift, dtype=np.uint16) for plane in c.planes)
     out = tuple(np.empty_like(plane) for plane in last)
     BACKEND.denoise(c.planes, last, c.pixel_format, 0.5, out)
     before = [torch.from_numpy(plane.astype(np.float32)) for plane in last]
@@ -150,7 +150,7 @@ def test_apply(benchmark: BenchmarkFixture, size: str, name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("kernel", ["analyze", "estimate", "follow", "filter_planes", "apply_curves"])
+@pytest.mark.parametrize("kernel", ["analyze", "estimate", "restrain", "follow", "filter_planes", "apply_curves"])
 @pytest.mark.parametrize("name", ["nv12", "p010le"])
 @sizes
 def test_kernel(benchmark: BenchmarkFixture, size: str, name: str, kernel: str) -> None:
@@ -169,7 +169,7 @@ def test_kernel(benchmark: BenchmarkFixture, size: str, name: str, kernel: str) 
     copies, keep_too = meter.captured([partial(target[index].copy_, source[index]) for index in range(sets)])
 
     def finished(replay: Call) -> Call:
-        return lambda: (replay(), meter.synchronize())
+        return lambda: [call() for call in (replay, meter.synchronize)]
 
     yardsticks = {"copy of the bytes it moves": finished(copies)}
     at = f"{size} {name}"

@@ -169,7 +169,7 @@ def encode(frames: list[av.VideoFrame], target: Path) -> None:
         options = {"crf": "18", "preset": "veryfast"}
         video = container.add_stream("libx264", rate=Fraction(30), options=options)
         video.width, video.height, video.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
-        video.codec_context.time_base = video.time_base = frames[0].time_base
+        video.codec_context.time_base = video.time_base = Fraction(1, 30)
         for frame in frames:
             frame.pict_type = 0
             container.mux(video.encode(frame))

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +155,7 @@ def plain(source: Path, target: Path) -> list[tuple[int, float, float]]:
         video.codec_context.thread_type = "AUTO"
         coded = output.add_stream("libx264", rate=video.average_rate, options={"crf": "18", "preset": PRESET})
         coded.width, coded.height, coded.pix_fmt = video.width, video.height, video.pix_fmt
-        coded.codec_context.time_base = coded.time_base = video.time_base
+        coded.codec_context.time_base = coded.time_base = Fraction(video.time_base or 0)
         for index, frame in enumerate(container.decode(video)):
             frame.pict_type = 0
             output.mux(coded.encode(frame))
@@ -208,7 +209,7 @@ def plot(found: dict[str, Any], folder: Path) -> list[Path]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {
+    style: dict[Any, Any] = {
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY),
         "axes.spines.top": False,
         "axes.spines.right": False,
