@@ -35,6 +35,7 @@ _STANDS_FOR = {"README.md": "index.md", **PAGES}
 _INCLUDE = re.compile(r"^<!-- include (?P<file>[^\s#]+)(?:#(?P<section>\S+))? -->$", re.M)
 # Code is matched first, so that what looks like a link in it stays.
 _LINK = re.compile(r"^ *```.*?^ *```|`[^`\n]*`|(?<=\]\()(?P<link>[^)\s]+)(?=\))", re.M | re.S)
+_UNSOUGHT = "---\nsearch: { exclude: true }\n---\n"
 _DOCTEST = re.compile(r"^>>> .*(\n>>> .*)*", re.M)
 _LANGUAGES = {".py": "python", ".md": "markdown", ".toml": "toml", ".json": "json", ".yml": "yaml", "": "text"}
 
@@ -149,10 +150,12 @@ def _show(path: str) -> str:
     """A page that shows a file or lists a folder."""
     target = ROOT / path
     if target.is_dir():
-        inside = sorted(each for each in target.iterdir() if each.is_file())
-        return "\n".join([f"# {path}\n", *(f"- `{each.name}`, {each.stat().st_size:,} bytes" for each in inside)])
+        names = sorted(f"{path}/{each.name}" for each in target.iterdir() if each.is_file())
+        here = dirname(page_of(path))
+        shown = [f"[{name}]({relpath(page_of(name), here)})" if name.startswith("docs/") else name for name in names]
+        return "\n".join([_UNSOUGHT, f"# {path}\n", *(f"- {each}" for each in shown)])
     language = _LANGUAGES.get(target.suffix, "text")
-    return f"# {path}\n\n````{language}\n{target.read_text()}\n````\n"
+    return f"{_UNSOUGHT}# {path}\n\n````{language}\n{target.read_text()}\n````\n"
 
 
 def reference() -> str:
@@ -179,7 +182,7 @@ def commands(group: click.Group, name: str = "rtlit") -> Iterator[tuple[str, cli
 
 
 def _describe(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name)
+    context = click.Context(command, info_name=name, help_option_names=["-h", "--help"])
     words = cleandoc(command.help or "").replace("\b\n", "")
     options = [each for each in command.get_params(context) if isinstance(each, click.Option)]
     rows = [record for each in options if (record := each.get_help_record(context))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import shlex
@@ -22,6 +23,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from rtlit.commands import main
+from tests.browser import Browser, find_chromium
 
 ROOT = Path(__file__).parent.parent
 _spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
@@ -249,6 +251,16 @@ def test_python_in_the_docs(block: Block, inside: Path) -> None:
         exec(compile(block.text, block.name, "exec"), names)
 
 
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.epilog])
+def test_examples_of_help(name: str) -> None:
+    """They parse; after two spaces comes a remark."""
+    lines = [line.strip().partition("  ")[0] for line in (COMMANDS[name].epilog or "").splitlines()]
+    lines = [line for line in lines if example_lines(line)]
+    assert lines
+    for line in lines:
+        parse(words_of(line).arguments)
+
+
 def test_every_command_has_an_example_that_ran() -> None:
     ran = {context.command_path for _, words, context in all_examples() if not why_not_here(words, context)}
     assert sorted(set(COMMANDS) - ran) == []
@@ -332,14 +344,21 @@ class _Links(HTMLParser):
             self.loaded.append(given.get("src") or given.get("href") or "")
 
 
-def test_site(tmp_path: Path) -> None:
-    """It builds without a warning, loads nothing from elsewhere, and its links lead to its files."""
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built without a warning."""
     for package in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(package, reason="needs the extra `docs`")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    pages = list(tmp_path.rglob("*.html"))
+    return folder
+
+
+def test_site_needs_nothing_from_elsewhere(site: Path) -> None:
+    """It loads nothing from a network, and its links lead to its files."""
+    pages = list(site.rglob("*.html"))
     assert len(pages) > len(hooks.PAGES) + 9
     for page in pages:
         if page.name == "404.html":  # its links are absolute: a server shows it anywhere
@@ -350,3 +369,19 @@ def test_site(tmp_path: Path) -> None:
             path = link.partition("#")[0].partition("?")[0]
             if path and not re.match(r"[a-z]+:", path):
                 assert (page.parent / path).is_file(), f"{page.name}: {link}"
+
+
+def test_site_opens_from_a_disk(site: Path) -> None:
+    """Without a server, search too, which needs a Worker that browsers don't start there."""
+    pytest.importorskip("aiohttp", reason="needs the extra `live`")
+    if find_chromium() is None:
+        pytest.skip("needs Chromium")
+    url = (site / "index.html").as_uri() + "?q=chroma+subsampling"
+
+    async def look() -> list[str]:
+        async with Browser.started() as browser:
+            page = await browser.page(url)
+            await page.until("document.querySelectorAll('.md-search-result__item').length > 1")
+            return page.complaints
+
+    assert asyncio.run(look()) == []
