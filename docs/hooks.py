@@ -1,8 +1,8 @@
 """What the site adds to docs/, whose pages read as they are on a code host, too. Called by mkdocs.
 
 - Pages made of other files of the repository (`PAGES`), and of click's options (commands.md).
-- `<!-- include README.md -->` in a page stands for the README down to its first section, and
-  `<!-- include README.md#limits -->` for that section.
+- `<!-- include -->[words](../README.md#limits)`, a line of its own, is a link on a code host and that section here;
+  without the section it is the file down to its first one.
 - Links that lead out of docs/ lead to those pages, and others to pages that show the file.
 """
 
@@ -32,7 +32,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
 }
 _STANDS_FOR = {"README.md": "index.md", **PAGES}
-_INCLUDE = re.compile(r"^<!-- include (?P<file>[^\s#]+)(?:#(?P<section>\S+))? -->$", re.M)
+_INCLUDE = re.compile(r"^<!-- include -->\[.*\]\((?P<link>[^)\s]+)\)$", re.M)
 # Code is matched first, so that what looks like a link in it stays.
 _LINK = re.compile(r"^ *```.*?^ *```|`[^`\n]*`|(?<=\]\()(?P<link>[^)\s]+)(?=\))", re.M | re.S)
 _UNSOUGHT = "---\nsearch: { exclude: true }\n---\n"
@@ -81,18 +81,27 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if uri.startswith("source/"):
         return markdown
     home = next((home for home, made in PAGES.items() if made == uri), f"docs/{uri}")
-    return _INCLUDE.sub(lambda found: relink(_included(found), found["file"], uri), relink(markdown, home, uri))
+    parts, end = [], 0
+    for found in _INCLUDE.finditer(markdown):
+        source, text = _included(found["link"], home)
+        parts += [relink(markdown[end : found.start()], home, uri), relink(text, source, uri)]
+        end = found.end()
+    return "".join([*parts, relink(markdown[end:], home, uri)])
 
 
-def _included(found: re.Match[str]) -> str:
-    text = (ROOT / found["file"]).read_text()
-    if found["section"] is None:
-        return text.partition("\n")[2].partition("\n## ")[0]
+def _included(link: str, home: str) -> tuple[str, str]:
+    """The file that a page at `home` includes, and the part of its text."""
+    target = _target(link, home)
+    assert target is not None
+    path, anchor = target
+    text = (ROOT / path).read_text()
+    if not anchor:
+        return path, text.partition("\n")[2].partition("\n## ")[0]
     for section in text.split("\n## ")[1:]:
         heading, _, body = section.partition("\n")
-        if slug(heading) == found["section"]:
-            return body
-    raise ValueError(f"{found['file']} has no section {found['section']}")
+        if "#" + slug(heading) == anchor:
+            return path, body
+    raise ValueError(f"{path} has no section {anchor}, which {home} includes")
 
 
 def slug(heading: str) -> str:
@@ -105,7 +114,8 @@ def links(text: str, home: str) -> Iterator[tuple[str, str]]:
     found = (_target(each["link"], home) for each in _LINK.finditer(text) if each["link"])
     yield from (each for each in found if each)
     for each in _INCLUDE.finditer(text):
-        yield from links(_included(each), each["file"])
+        source, part = _included(each["link"], home)
+        yield from links(part, source)
 
 
 def _target(link: str, home: str) -> tuple[str, str] | None:
