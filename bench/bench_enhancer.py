@@ -34,9 +34,9 @@ from rtlit.settings import Device, EnhanceSettings
 FRAMES, CHECKED = 8, 2
 ESTIMATES = 1 / 15  # seconds between frames of which each is estimated on every backend
 FPS = 30
-# Codes, and the share of them that may differ by one: rounding, of a grid that differs by float32's accuracy on the CPU
-# and by that of half precision on a GPU.
-WORST, SHARE = {"cpu": 1, "cuda": 2}, {"cpu": 0.001, "cuda": 0.1}
+# On the CPU a code may be rounded to the next, by what float32 leaves of a grid. A GPU estimates in half precision: the
+# largest difference is in 8-bit codes, as in `bench/gpu_checks.py`. Few may differ by more than nothing, or than one.
+WORST, SHARE = {"cpu": 1, "cuda": 2}, 0.001
 
 Planes = tuple[Plane, ...]
 
@@ -101,7 +101,8 @@ def compare(got: Planes, want: Planes, device: str) -> None:
     """Raises: AssertionError, where a frame differs from what the reference makes of it."""
     for ours, theirs in zip(got, want, strict=True):
         difference = np.abs(ours.astype(np.int32) - theirs.astype(np.int32))
-        assert difference.max() <= WORST[device] and (difference > 0).mean() <= SHARE[device]
+        one = (4 if ours.dtype == np.uint16 else 1) if device == "cuda" else 0  # 10 bits are the only ones above 8 here
+        assert difference.max() <= WORST[device] * max(1, one) and (difference > one).mean() <= SHARE
 
 
 def make(device: str, **settings: float | int) -> Enhancer:

@@ -1,7 +1,7 @@
 """How time and memory grow with pixels, frames and threads: measured into one JSON file, and drawn from it as SVG.
 
-    python bench/scaling.py --measure FILE            # some minutes; --quick tries it out in one
-    python bench/scaling.py --plot FILE docs/images   # scaling-pixels.svg scaling-memory.svg scaling-threads.svg
+    python bench/scaling.py --measure docs/images/scaling.json            # some minutes; --quick tries it out in one
+    python bench/scaling.py --plot docs/images/scaling.json docs/images   # scaling-pixels.svg -memory.svg -threads.svg
 
 Each measurement is a process of its own, and frames are those of a real clip. Beside each curve is its floor: for the
 Enhancer a copy of the same planes by numpy, which reads and writes what it has to; for whole videos a transcode by
@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PRESET = "veryfast"
+_BUSY = 0.5  # load, before anything of this runs
 FRAMES = 8  # that an Enhancer gets in a row
 # Lines and letters of medium lightness: 3 : 1 or more against white and against GitHub's dark #0d1117.
 GREY, BLUE, ORANGE, GREEN, PURPLE = "#7a7a7a", "#3b82e0", "#d1700f", "#2b9a4a", "#9a6ae8"
@@ -77,7 +79,7 @@ def measure(plan: Plan) -> dict[str, Any]:
             say(row)
         size = plan.sizes[1]
         source = apart(scaled, CLIP, *SIZES[size][::-1], plan.long_frames, Path(folder))
-        length = {run.__name__: apart(run, source, Path(folder) / "out.mp4") for run in (plain, enhanced)}
+        length = {run.__name__: thinned(apart(run, source, Path(folder) / "out.mp4")) for run in (plain, enhanced)}
         result["length"] = {"size": size, "frames": plan.long_frames, **length}
         say({name: f"{samples[0][2]:.0f} → {samples[-1][2]:.0f} MB" for name, samples in length.items()})
     for size in plan.sizes[-2:]:
@@ -159,7 +161,7 @@ def plain(source: Path, target: Path) -> list[tuple[int, float, float]]:
         for index, frame in enumerate(container.decode(video)):
             frame.pict_type = 0
             output.mux(coded.encode(frame))
-            if index % 5 == 4:
+            if index % 10 == 9:
                 samples.append((index + 1, time.perf_counter(), rss_mb()))
         output.mux(coded.encode(None))
         samples.append((index + 1, time.perf_counter(), rss_mb()))
@@ -174,6 +176,12 @@ def rss_mb() -> float:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def thinned(samples: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """About a hundred of them, the last among these; seconds since the first."""
+    chosen = [*samples[:-1][:: max(1, len(samples) // 100)], samples[-1]]
+    return [(frames, round(at - samples[0][1], 2), round(memory, 1)) for frames, at, memory in chosen]
 
 
 def pace(samples: list[tuple[int, float, float]]) -> float:
@@ -226,6 +234,8 @@ def plot(found: dict[str, Any], folder: Path) -> list[Path]:
     }
     about = found["machine"]
     caption = f"{about['cpu']}, {about['cores']} cores; torch {about['torch']}, PyAV {about['pyav']}"
+    if (about.get("load") or 0) > _BUSY:
+        caption += f"; measured while other programs ran (load {about['load']})"
     paths = []
     with matplotlib.rc_context(style):
         for name, draw in {"pixels": draw_pixels, "memory": draw_memory, "threads": draw_threads}.items():
@@ -267,7 +277,8 @@ def draw_memory(axes: Any, found: dict[str, Any]) -> None:
     floor = "floor: decode and encode alone"
     axes[0].plot(*against(rows, "megapixels", "plain_peak_mb"), color=GREY, linestyle="--", label=floor)
     axes[0].set(title="Peak memory", ylabel="MB resident", xlim=(0, 1.05 * rows[-1]["megapixels"]))
-    axes[0].set_xticks([row["megapixels"] for row in rows], [row["size"] for row in rows], fontsize=10)
+    names = [("\n" if index % 2 else "") + row["size"] for index, row in enumerate(rows)]  # the small ones are close
+    axes[0].set_xticks([row["megapixels"] for row in rows], names, fontsize=10)
     for name, color, style, label in (
         ("enhanced", GREEN, "-", "enhance_video"),
         ("plain", GREY, "--", floor),
@@ -320,7 +331,10 @@ def main() -> None:
         parser.error("--measure FILE, --plot FILE FOLDER, or both")
     if given.measure:
         found = measure(QUICK if given.quick else Plan())
-        given.measure.write_text(json.dumps(found, indent=1) + "\n")
+        text = re.sub(
+            r"\[\s+([^][{}]*?)\s+\]", lambda each: f"[{' '.join(each[1].split())}]", json.dumps(found, indent=1)
+        )
+        given.measure.write_text(text + "\n")  # a sample a line
     if given.plot:
         for path in plot(json.loads(given.plot[0].read_text()), given.plot[1]):
             print(path)

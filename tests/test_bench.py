@@ -232,6 +232,20 @@ def test_the_plots(tmp_path: Path) -> None:
     assert scaling.plot(scaled_figures(), tmp_path)[0].read_bytes() == first, "the same figures give the same file"
 
 
+def test_a_busy_machine_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = scaled_figures()
+    calm = scaling.plot(found, tmp_path)[0].read_bytes()
+    found["machine"]["load"] = 7.5
+    assert len(scaling.plot(found, tmp_path)[0].read_bytes()) > len(calm) + 1000, "letters are outlines"
+
+
+def test_samples_are_thinned() -> None:
+    samples = [(frames, 100 + frames / 50, 500.0) for frames in range(2401)]
+    few = scaling.thinned(samples)
+    assert 90 < len(few) < 110 and few[0] == (0, 0.0, 500.0) and few[-1] == (2400, 48.0, 500.0)
+
+
 def test_pace_leaves_out_the_start() -> None:
     samples = [(5, 10.0, 400.0), (10, 10.5, 500.0), (60, 11.5, 500.0), (100, 12.3, 500.0)]
     assert scaling.pace(samples) == pytest.approx(1e3 * 1.8 / 90)
