@@ -25,8 +25,8 @@ _HISTOGRAM_LUMA = (0.2126, 0.7152, 0.0722)
 HISTOGRAM_BINS = _HISTOGRAM_TONES * _HISTOGRAM_REGIONS**2
 CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
 MAX_LAG = 0.1  # of t; docs/decisions.md, "Smoothing over time"
-# docs/decisions.md, "Restraint": what dark pixels count beside the lift, and where belief begins and is full.
-DARK_WEIGHT, DOUBT, BELIEF = 0.4, 0.15, 0.25
+# docs/decisions.md, "Restraint": what dark and bright pixels count beside the lift, and where belief begins and is full.
+DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF = 0.4, 0.3, 0.2, 0.3
 MIN_SIZE = 16
 
 
@@ -147,12 +147,14 @@ def tone_histogram(thumbnail: Tensor) -> Tensor:
 def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     """The estimate, as far as there is evidence of bad light: t times a factor of 0 to 1 for the whole picture.
 
-    A network that is unsure lifts a good picture a little. But what is backlit has dark parts, and gains much. With s = lift + `DARK_WEIGHT`·dark the factor rises from 0 at s = `DOUBT` to 1
-    at s = `BELIEF`, linearly:
+    A network that is unsure lifts a good picture a little. But what is backlit has dark parts, most often before bright
+    ones, and gains much. The factor rises linearly from 0 at s = `DOUBT` to 1 at s = `BELIEF`,
+    s = lift + `DARK_WEIGHT`·dark + `BRIGHT_WEIGHT`·bright:
 
         lift    mean of L(z; t) − z over the thumbnail's tones z (brightest channel, in the grid's bins, cell by cell;
                 t is the mean over the K curves)
         dark    share of the pixels whose brightest channel is below 1/7; it counts less from there, and not from 2/7 on
+        bright  the same above 6/7, and 5/7
 
     Args:
         grid: t [..., K, D, GH, GW]. thumbnail: R'G'B' [..., 3, h, w] in 0 … 1, h and w multiples of GH and GW.
@@ -167,7 +169,9 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     counts = F.adaptive_avg_pool2d(counts, (rows, columns))
     gained = (counts * (lift(z, grid.mean(-4).exp()) - z)).sum(-3).mean((-2, -1))
     dark = (2 - 7 * tone).clamp(0, 1).mean((-2, -1))
-    factor = ((gained + DARK_WEIGHT * dark - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
+    bright = (7 * tone - 5).clamp(0, 1).mean((-2, -1))
+    evidence = gained + DARK_WEIGHT * dark + BRIGHT_WEIGHT * bright
+    factor = ((evidence - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
     return grid * factor[..., None, None, None, None]
 
 
