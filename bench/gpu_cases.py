@@ -31,8 +31,16 @@ COLOR = Color()
 FORMATS = {name: PixelFormat(name) for name in ("nv12", "yuv420p", "p010le", "yuv420p10le")}
 FPS = 24
 _DENOISE = 0.5
+_BRIGHTNESS = 0.55  # of the clip
 # Differences from the reference that each kernel may have: of tones and shares, of t, of gains, of codes.
-_TOLERANCES = {"analyze": 1e-4, "estimate": 2e-2, "follow": 1e-5, "filter_planes": 1.0, "apply_curves": 1.0}
+_TOLERANCES = {
+    "analyze": 1e-4,
+    "estimate": 2e-2,
+    "restrain": 2e-5,
+    "follow": 1e-5,
+    "filter_planes": 1.0,
+    "apply_curves": 1.0,
+}
 _TAU = EnhanceSettings.smoothing
 Planes = tuple[Tensor, ...]
 _Case = tuple[Call, Callable[[], Sequence[Tensor]]]
@@ -83,10 +91,20 @@ def _network(thumbnail: int | None) -> CurveNetwork:
 
 @cache
 def clip() -> tuple[list[Planes], list[float]]:
-    """Six frames of a real clip, yuv420p codes at 256×144 (BT.709, limited range), and their times in seconds."""
+    """Six frames of a real clip, yuv420p codes at 256×144 (BT.709, limited range), and their times in seconds.
+
+    Darkened: as they are, nothing of the estimate would be left by `restrain`; so, 30 to 70 % is.
+    """
     file = np.load(FRAMES)
-    frames = [tuple(torch.from_numpy(file[name][index]) for name in "yuv") for index in range(len(file["seconds"]))]
+    frames = [
+        tuple(_darkened(torch.from_numpy(file[name][index]), 16 if name == "y" else 128) for name in "yuv")
+        for index in range(len(file["seconds"]))
+    ]
     return frames, [float(time) for time in file["seconds"]]
+
+
+def _darkened(plane: Tensor, zero: int) -> Tensor:
+    return (zero + (plane.float() - zero) * _BRIGHTNESS).round().to(torch.uint8)
 
 
 def enlarged(frame: Planes, pixel_format: PixelFormat, size: tuple[int, int]) -> list[Tensor]:
@@ -218,7 +236,7 @@ class KernelCases:
         frame_bytes: of one frame.
     """
 
-    names = ("analyze", "estimate", "follow", "filter_planes", "apply_curves")
+    names = ("analyze", "estimate", "restrain", "follow", "filter_planes", "apply_curves")
 
     def __init__(self, plan: Plan, pixel_format: PixelFormat, size: tuple[int, int]) -> None:
         self.device, self.network, self.format, self.size = plan.device, plan.network, pixel_format, size
@@ -231,7 +249,8 @@ class KernelCases:
         self.plain = PixelFormat("yuv420p" if pixel_format.depth == 8 else f"yuv420p{pixel_format.depth}le")
         with torch.inference_mode():
             self.thumbnail, self.histogram = reference.analyze(self.codes, self.plain, COLOR, self.thumbnail_size)
-            self.grid = self.network(self.thumbnail[None].cpu())[0].to(device).contiguous()
+            self.estimate = self.network(self.thumbnail[None].cpu())[0].to(device).contiguous()
+            self.grid = reference.restrain(self.estimate, self.thumbnail).contiguous()
             self.gain = reference.exponentiate(self.grid, 1.0).contiguous()
         self.last = self.grid + 0.05 * torch.sin(torch.arange(self.grid.numel(), device=device).view_as(self.grid))
 
@@ -242,6 +261,7 @@ class KernelCases:
         moved = {
             "analyze": self.frame_bytes + thumbnail,
             "estimate": thumbnail + grid + 2 * sum(p.numel() for p in self.network.parameters()),
+            "restrain": thumbnail + 2 * grid,
             "follow": 4 * grid,
             "filter_planes": self.frame_bytes + 4 * samples,
             "apply_curves": 2 * self.frame_bytes + grid,
@@ -283,6 +303,12 @@ class KernelCases:
         scratch = torch.empty(size, dtype=torch.float16, device=self.device)
         return partial(estimate, thumbnail, packed, out=out, scratch=scratch), lambda: [out]
 
+    def _restrain(self) -> _Case:
+        from rtlit_kernels.restrain import SCRATCH, restrain
+
+        out, scratch = torch.empty_like(self.grid), torch.zeros(SCRATCH, dtype=torch.int64, device=self.device)
+        return partial(restrain, self.estimate.clone(), self.thumbnail.clone(), out=out, scratch=scratch), lambda: [out]
+
     def _follow(self) -> _Case:
         from rtlit_kernels.smooth import State, follow
 
@@ -313,8 +339,8 @@ class KernelCases:
         """By the reference."""
         if name == "analyze":
             return self.thumbnail, self.histogram
-        if name == "estimate":
-            return [self.grid]
+        if name in ("estimate", "restrain"):
+            return [self.estimate if name == "estimate" else self.grid]
         if name == "follow":
             arguments = (self.grid, self.histogram, self.last, self.histogram, 1 / FPS, _TAU)
             return [reference.exponentiate(reference.smooth(*arguments), 1.0)]

@@ -156,7 +156,7 @@ def reference_video(
         planes = [plane.to(device) for plane in frame]
         with torch.inference_mode():
             thumbnail, histogram = reference.analyze(planes, plain, COLOR, net.config.thumbnail_size(*planes[0].shape))
-            estimate = net(thumbnail[None])[0]
+            estimate = net.estimate(thumbnail[None])[0]
             cut = last_histogram is None or bool(reference.is_cut(histogram, last_histogram))
             if last_histogram is not None:
                 elapsed = seconds[index] - seconds[index - 1]

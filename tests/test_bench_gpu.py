@@ -132,6 +132,7 @@ def test_targets_are_met_at_their_limits() -> None:
 )
 def test_kernel_is_checked_against_the_reference(pixel_format: str, name: str) -> None:
     cases = KernelCases(PLAN, FORMATS[pixel_format], PLAN.sizes["720p"])
+    assert cases.grid.any(), "there is something to lift"
     checked = cases.check(name)
     assert checked["ok"], checked
     assert cases.bytes_moved(name) > 0
@@ -140,7 +141,7 @@ def test_kernel_is_checked_against_the_reference(pixel_format: str, name: str) -
 @pytest.fixture
 def idle_launchers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launchers that launch nothing: what lies around them is tried without the interpreter's seconds a frame."""
-    launchers = {"analyze": "analyze", "estimate": "estimate", "smooth": "follow"}
+    launchers = {"analyze": "analyze", "estimate": "estimate", "restrain": "restrain", "smooth": "follow"}
     for module, name in {**launchers, "denoise": "filter_planes", "apply": "apply_curves"}.items():
         monkeypatch.setattr(sys.modules[f"rtlit_kernels.{module}"], name, lambda *_, **__: None)
         monkeypatch.setattr(cuda_engine, name, lambda *_, **__: None)

@@ -80,10 +80,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network whose estimate differs from picture to picture."""
+    """A small network whose estimate differs from picture to picture, and is believed in part."""
     torch.manual_seed(0)
     network = CurveNetwork(NetworkConfig(thumbnail=32, width=32, blocks=1))
     torch.nn.init.normal_(network.head.weight, std=0.3)
+    torch.nn.init.constant_(network.head.bias, 1.0)
     path = tmp_path_factory.mktemp("weights") / "random.safetensors"
     save_network(network, path)
     return path
@@ -105,9 +106,9 @@ def make(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def pair(**settings: Any) -> Pair:
         cpu = Enhancer("cpu", weights=weights, threads=1, **{"estimate_every": 1, **settings})
         packed = pack_network({k: v.to(DEVICE) for k, v in cpu.network.state_dict().items()}, cpu.network.config)
-        cpu._estimate = lambda thumbnail, turns: estimate(  # type: ignore[method-assign]
-            thumbnail.to(DEVICE), packed, quarter_turns=turns
-        ).cpu()
+        cpu._estimate = lambda thumbnail, turns: reference.restrain(  # type: ignore[method-assign]
+            estimate(thumbnail.to(DEVICE), packed, quarter_turns=turns).cpu(), thumbnail
+        )
         with monkeypatch.context() as patch:
             patch.setattr("rtlit.enhancer.choose_backend", lambda *_: BackendChoice(FakeBackend(), "for tests"))
             return Pair(Enhancer("cuda", weights=weights, **settings), cpu)
@@ -373,8 +374,10 @@ def test_pictures_of_the_shipped_network(monkeypatch: pytest.MonkeyPatch, quick:
         patch.setattr("rtlit.enhancer.choose_backend", lambda *_: BackendChoice(FakeBackend(), "for tests"))
         engine = Enhancer("cuda")
     cpu = Enhancer("cpu", threads=1)
-    planes = next(frames(256, 144))[0]
+    luma, *chroma = next(frames(256, 144))[0]
+    planes = ((16 + 0.55 * (luma - 16.0)).astype(np.uint8), *chroma)  # dark enough for what is estimated to count
     got, want = (enhanced(each, planes, "yuv420p", Color(), None) for each in (engine, cpu))
+    assert changes(got, planes)
     assert_close(got, want, 2)
     assert np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(got, want, strict=True)]) < 0.1
     assert set(engine.stage_seconds) == {"upload", "compute", "download"}

@@ -1,6 +1,7 @@
 """The engine of the CUDA backend: frames go up, through all stages and down again on three streams, some in flight.
 
-    planes → staging ─ upload → slot ─ analyze, estimate, follow, (denoise,) apply in place ─ download → staging → out
+    planes → staging ─ upload → slot ─ stages, in place ─ download → staging → out
+    stages: analyze, estimate, restrain, follow, (denoise,) apply
 
 A plan holds the static buffers of one kind of frame (size, pixel format, colour, turn) and a ring of slots. `enqueue`
 launches a slot's stages, and nothing else: no allocation, no copy between host and device, no host that waits. The
@@ -38,6 +39,7 @@ from rtlit_kernels.analyze import SCRATCH, analyze
 from rtlit_kernels.apply import apply_curves, scratch_size as apply_scratch_size
 from rtlit_kernels.denoise import filter_planes
 from rtlit_kernels.estimate import estimate, pack_network, scratch_size as estimate_scratch_size
+from rtlit_kernels.restrain import SCRATCH as RESTRAIN_SCRATCH, restrain
 from rtlit_kernels.smooth import State, exponentiate, follow
 
 SLOTS = 4  # one goes up, one is computed, one comes down, one waits; even, as the filter's state alternates
@@ -114,6 +116,7 @@ class _Plan:
             device = streams.device
             self._thumbnail, self._histogram = self._zeros(3, h, w), self._zeros(reference.HISTOGRAM_BINS)
             self._analyze_scratch = torch.zeros(SCRATCH, dtype=torch.int32, device=device)
+            self._restrain_scratch = torch.zeros(RESTRAIN_SCRATCH, dtype=torch.int64, device=device)
             words = estimate_scratch_size(engine.packed, (h, w))
             self._estimate_scratch = torch.empty(words, dtype=torch.float16, device=device)
             self._apply_scratch = self._zeros(apply_scratch_size(key.size, shape, key.pixel_format, device))
@@ -160,13 +163,15 @@ class _Plan:
         pixel_format, color, thumbnail, histogram = key.pixel_format, key.color, self._thumbnail, self._histogram
         size = (thumbnail.shape[1], thumbnail.shape[2])
         analyze(slot.planes, pixel_format, color, size, out=(thumbnail, histogram), scratch=self._analyze_scratch)
+        seen = hdr.to_sdr(thumbnail, color.transfer)
         target = estimate(
-            hdr.to_sdr(thumbnail, color.transfer),
+            seen,
             engine.packed,
             quarter_turns=key.quarter_turns,
             out=self._estimate,
             scratch=self._estimate_scratch,
         )
+        restrain(target, seen, out=target, scratch=self._restrain_scratch)
         if engine.every > 1:
             target = self._held((slot.controls[_RESET] >= 0.5) | reference.is_cut(histogram, state.smooth.histogram))
         sdr = color.transfer == "sdr"

@@ -23,6 +23,7 @@ from rtlit_kernels.analyze import analyze
 from rtlit_kernels.apply import apply_curves
 from rtlit_kernels.denoise import filter_planes
 from rtlit_kernels.estimate import estimate, pack_network
+from rtlit_kernels.restrain import restrain
 from rtlit_kernels.smooth import State, exponentiate, follow, smooth
 from tests.frames import color_for, random_planes
 
@@ -60,6 +61,7 @@ def enhance(name: str, size: tuple[int, int], channels: int = 3) -> None:
     color, planes = color_for(pixel_format, Color()), random_planes(pixel_format, size)
     thumbnail, histogram = analyze(planes, pixel_format, color, (16, 32))
     gain, state = torch.zeros(channels, 8, 2, 4), State.empty((channels, 8, 2, 4), "cpu")
+    restrain(gain, thumbnail, out=gain)
     follow(gain, histogram, state, torch.zeros(4), out=torch.empty_like(gain))
     old, new = ([torch.empty(plane.shape, dtype=torch.uint16) for plane in planes] for _ in range(2))
     filter_planes(planes, old, pixel_format, 0.5, out=new, fresh=state.cut)
