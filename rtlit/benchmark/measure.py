@@ -50,6 +50,7 @@ class Speed:
             as far as the stages wait for them; they work at the same time.
         encoder: FFmpeg's name of it. decoder: "software" or "NVDEC".
         peak_rss_mb: most memory that the process held so far, in MB; 0 where the system doesn't say.
+        peak_gpu_mb: most of the GPU's memory that torch held for this size, in MB; 0 on the CPU.
     """
 
     size: str
@@ -64,6 +65,7 @@ class Speed:
     encoder: str
     decoder: str
     peak_rss_mb: float
+    peak_gpu_mb: float = 0.0
 
     @property
     def limit(self) -> str:
@@ -120,6 +122,8 @@ def measure(
             write_clip(clip, scene, seconds)
             for device in chosen:
                 on_step(f"{size}, {device}: checking")
+                if device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
                 enhancer = Enhancer(device, threads=threads)
                 frames = [scene.frame(index) for index in range(max(_FRAMES, enhancer.depth + 1))]
                 check(enhancer, frames[0], WORST_CODES[device])
@@ -131,6 +135,8 @@ def measure(
                 del enhancer, frames
                 on_step(f"{size}, {device}: a video")
                 rest = _video(clip, device, threads, codec)
+                if device == "cuda":
+                    rest["peak_gpu_mb"] = round(torch.cuda.max_memory_reserved() / 1e6, 1)
                 yield Speed(size, *SIZES[size], device, backend, round(alone, 2), round(live, 2), **rest)
             clip.unlink()
 
@@ -214,7 +220,9 @@ def write_clip(path: Path, scene: Scene, seconds: float) -> None:
     """Write a clip of the scene, as long as it gets in the time."""
     begin = time.perf_counter()
     with av.open(str(path), "w") as output:
-        stream = output.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "ultrafast"})
+        name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        stream = output.add_stream(name, rate=FPS, options={"crf": "23", "preset": "ultrafast"})
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = scene.width, scene.height, "yuv420p"
         for index in range(_MOST_FRAMES):
             if index >= _LEAST_FRAMES and time.perf_counter() - begin > seconds / 2:

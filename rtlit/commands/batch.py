@@ -187,24 +187,32 @@ def open_stream(name: str, pipe: str) -> str | BinaryIO:
 
 def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], None]) -> int:
     """Do each job; an error ends its job alone. Returns the exit code."""
-    # A terminated process, like an interrupted one, unwinds: temporary files are removed on the way.
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    codes = [_failed(source, error, talk) for source, error in batch.errors]
-    for job in batch.jobs:
-        if not overwrite and not batch.explicit and _exists(job.target):
-            talk.say(f"{job.name}: {job.target} exists, skipped")
-            talk.report({"input": job.source, "output": job.target, "skipped": True})
-            continue
-        try:
-            _check_target(job, overwrite)
-            with _folder_of(job.target):
-                work(job)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            codes.append(_failed(job.source, error, talk))
-    signal.signal(signal.SIGTERM, handler)
+    with unwinding():
+        codes = [_failed(source, error, talk) for source, error in batch.errors]
+        for job in batch.jobs:
+            if not overwrite and not batch.explicit and _exists(job.target):
+                talk.say(f"{job.name}: {job.target} exists, skipped")
+                talk.report({"input": job.source, "output": job.target, "skipped": True})
+                continue
+            try:
+                _check_target(job, overwrite)
+                with _folder_of(job.target):
+                    work(job)
+            except BrokenPipeError:
+                raise
+            except Exception as error:
+                codes.append(_failed(job.source, error, talk))
     return codes[0] if batch.explicit and codes else min(1, len(codes))
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """A terminated process, like an interrupted one, unwinds: temporary files are removed on the way."""
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _exists(target: str) -> bool:

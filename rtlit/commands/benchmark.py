@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rtlit.commands.batch import unwinding
 from rtlit.commands.options import ENCODERS, Number, WholeNumber, examples, reports, words
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def benchmark(
     if machine.busy and not quiet:
         click.echo(f"warning: other programs are at work (load {machine.load:.1f}); the figures will be low", err=True)
     wanted = [size for size in _SIZES if size in sizes] or list(_QUICK_SIZES if quick else _SIZES)
-    with _steps(quiet) as on_step:
+    with unwinding(), _steps(quiet) as on_step:
         length = seconds or (_QUICK_SECONDS if quick else 2.0)
         speeds = list(measure(wanted, device, length, threads=threads, codec=codec, on_step=on_step))
     if as_json:
@@ -108,12 +109,16 @@ def _print_table(machine: Machine, speeds: list[Speed]) -> None:
 
     from rtlit.benchmark.report import NAMES
 
+    click.echo(f"{machine}\n")
     console = Console(highlight=False)
-    table = Table(title=str(machine), title_justify="left", box=SIMPLE_HEAD if console.is_terminal else None)
-    for header in ("size", "on", "enhance\nfps", "live\nfps", "video\nfps", "most of a\nvideo's time", "memory\nMB"):
+    table = Table(box=SIMPLE_HEAD if console.is_terminal else None)
+    headers = ["size", "on", "enhance\nfps", "live\nfps", "video\nfps", "limit of\na video", "memory\nMB"]
+    with_gpu = any(speed.peak_gpu_mb for speed in speeds)
+    for header in [*headers, *(["GPU's\nMB"] if with_gpu else [])]:
         table.add_column(header, justify="left" if header in ("size", "on") else "right", no_wrap=True)
     for speed in speeds:
         rates = (f"{rate:.1f}" for rate in (speed.enhance_fps, speed.live_fps, speed.video_fps))
         limit = f"{speed.limit} {speed.shares[speed.limit]:.0%}"
-        table.add_row(speed.size, NAMES[speed.device], *rates, limit, f"{speed.peak_rss_mb:.0f}")
+        memory = (f"{speed.peak_rss_mb:.0f}", *([f"{speed.peak_gpu_mb:.0f}"] if with_gpu else []))
+        table.add_row(speed.size, NAMES[speed.device], *rates, limit, *memory)
     console.print(table)
