@@ -25,8 +25,9 @@ _HISTOGRAM_LUMA = (0.2126, 0.7152, 0.0722)
 HISTOGRAM_BINS = _HISTOGRAM_TONES * _HISTOGRAM_REGIONS**2
 CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
 MAX_LAG = 0.1  # of t; docs/decisions.md, "Smoothing over time"
-# docs/decisions.md, "Restraint": what dark and bright pixels count beside the lift, and where belief begins and is full
-DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF = 0.4, 0.3, 0.2, 0.3
+# docs/decisions.md, "Restraint": what dark and bright pixels count beside the lift, where belief begins and is full, and
+# how much lift needs no evidence.
+DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF, HARMLESS = 0.4, 0.3, 0.22, 0.3, 0.005
 MIN_SIZE = 16
 
 
@@ -156,6 +157,8 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
         dark    share of the pixels whose brightest channel is below 1/7; it counts less from there, and not from 2/7 on
         bright  the same above 6/7, and 5/7
 
+    A lift of up to `HARMLESS` on average passes without evidence: the factor is at least `HARMLESS` / lift.
+
     Args:
         grid: t [..., K, D, GH, GW]. thumbnail: R'G'B' [..., 3, h, w] in 0 … 1, h and w multiples of GH and GW.
 
@@ -171,7 +174,8 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     dark = (2 - 7 * tone).clamp(0, 1).mean((-2, -1))
     bright = (7 * tone - 5).clamp(0, 1).mean((-2, -1))
     evidence = gained + DARK_WEIGHT * dark + BRIGHT_WEIGHT * bright
-    factor = ((evidence - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
+    belief = ((evidence - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
+    factor = torch.maximum(belief, (HARMLESS / gained.clamp(min=HARMLESS)))
     return grid * factor[..., None, None, None, None]
 
 
