@@ -68,7 +68,8 @@ def measured(
     benchmark: BenchmarkFixture, what: str, at: str, call: Call, yardsticks: dict[str, Call], slow: float
 ) -> None:
     once = {"reference in torch": slow} if slow else {}
-    in_turns(benchmark, call, yardsticks, what=what, at=at, once=once, seconds=0.5, device="cpu")
+    with torch_threads(1):  # as in the Enhancer; the backend's own threads are another matter
+        in_turns(benchmark, call, yardsticks, what=what, at=at, once=once, seconds=0.5, device="cpu")
 
 
 @sizes
@@ -87,7 +88,7 @@ def test_estimate(benchmark: BenchmarkFixture) -> None:
     """The same at every size of 16:9: it sees the thumbnail alone."""
     c = case("1080p", "yuv420p")
     thumbnail = reference.analyze(c.tensors, c.pixel_format, COLOR, c.thumbnail_size)[0][None]
-    with torch.inference_mode(), torch_threads(1):  # as the Enhancer runs it
+    with torch.inference_mode(), torch_threads(1):
         with FlopCounterMode(display=False) as counter:
             once = network()(thumbnail)
         in_batch = network()(thumbnail.expand(2, -1, -1, -1))[:1]
