@@ -53,7 +53,7 @@ def on_config(config: MkDocsConfig) -> None:
         def extendMarkdown(self, md: Markdown) -> None:
             md.preprocessors.register(Examples(md), "doctests", 29)  # before fences, after white space is normalised
 
-    config.markdown_extensions.append(Doctests())  # type: ignore[arg-type]
+    config.markdown_extensions.append(Doctests())
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

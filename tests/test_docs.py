@@ -283,6 +283,15 @@ def test_every_option_is_mentioned(name: str) -> None:
     assert missing == [], f"docs/guide.md says nothing of them where it shows {name}"
 
 
+def test_every_key_of_the_window_is_in_the_guide() -> None:
+    pytest.importorskip("sdl2", reason="needs the extra `live`")
+    from rtlit.live.keys import KEYS
+
+    rows = re.findall(r"^\| ([^|]+?) \|", TEXTS["docs/live.md"], re.M)
+    named = {name for row in rows for name in row.split(", ")}
+    assert {name for key in KEYS for name in key.name.split(", ")} <= named
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_within_sentences(page: str) -> None:
     """`rtlit train --resume` in a line of text: the options exist."""
