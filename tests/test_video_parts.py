@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -171,6 +173,14 @@ def test_progress_and_report(tmp_path: Path) -> None:
     assert all(ms > 0 for ms in told["stage_ms"].values())
     assert (told["frames"], told["encoder"], told["video_seconds"]) == (30, "libx264", pytest.approx(1.2))
     assert told["peak_rss_mb"] > 50
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux hands it on")
+def test_peak_memory_is_not_that_of_the_process_before() -> None:
+    held = np.ones(60_000_000)  # 480 MB, here
+    code = "from rtlit.video.transcode import _peak_rss_mb; print(_peak_rss_mb())"
+    told = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert 5 < float(told) < held.nbytes / 1e6 / 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
@@ -221,9 +222,13 @@ def _stage_seconds(reader: Reader, enhancer: Enhancer, writer: Writer) -> dict[s
 
 def _peak_rss_mb() -> float:
     """Most memory this process ever held, in MB; 0 where the system doesn't tell."""
+    # Linux's ru_maxrss has the peak of the process that started this one in it, until this one exceeds it.
+    status = Path("/proc/self/status")
+    if status.exists() and (peaks := re.findall(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return round(int(peaks[0]) * 1024 / 1e6, 1)
     try:
         import resource
     except ImportError:
         return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)  # bytes on macOS, KiB on Linux
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)  # bytes on macOS, KiB elsewhere
