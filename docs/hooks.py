@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 # File of the repository → page of the site. A README's place is taken by index.md, which includes parts of it.
 PAGES = {
+    "bench/README.md": "benchmarks.md",
     "examples/README.md": "examples.md",
     "kernels/README.md": "kernels.md",
     "rtlit/weights/MODEL_CARD.md": "model-card.md",
