@@ -20,9 +20,11 @@ def test_what_is_launched_compiles(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     launches = [json.loads(line) for line in done.stdout.splitlines()]
-    a_frame = ["_analyze_kernel", "_restrain_kernel", "_follow_kernel", "_filter_kernel", "_apply_kernel", "_apply_kernel"]
+    a_frame = [f"_{name}_kernel" for name in ("analyze", "restrain", "follow", "filter", "apply", "apply")]
     assert [launch["kernel"] for launch in launches[:12]] == 2 * a_frame
     assert [launch["compiled"] for launch in launches[:12]] == 6 * [True] + 6 * [False]
     network = [launch for launch in launches if launch["kernel"] in ("_stem_kernel", "_conv_kernel", "_tail_kernel")]
     assert [launch["compiled"] for launch in network].count(True) == 3, "whichever way the picture is turned"
     assert len(network) == 18
+    restrain = [launch for launch in launches if launch["kernel"] == "_restrain_kernel"]
+    assert [launch["compiled"] for launch in restrain].count(True) == 2, "of three curves and of one"
