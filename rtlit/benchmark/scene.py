@@ -5,8 +5,8 @@ the curves: edges at all scales and the spectrum of natural pictures (A. B. Lee,
 for Natural Images", 2001). The middle lies in daylight; the rest is four and a half stops darker. The camera pans, and
 its noise is new in each frame.
 
-Beside six filmed clips at 720p on one core: enhancing 9 ms a frame (filmed ones 8 to 11), x264 veryfast at CRF 18
-14 ms (10 to 18), decoding that 3 ms (2 to 9).
+Beside six filmed clips at 720p on one core: enhancing 10 ms a frame (filmed ones 10 to 14), x264 veryfast at CRF 18
+15 ms (11 to 20), decoding that 3 ms (3 to 9).
 """
 
 from __future__ import annotations

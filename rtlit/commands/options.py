@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,10 +14,15 @@ from rtlit.commands import VERBOSE
 from rtlit.errors import RtlitError
 from rtlit.settings import MAX_STRENGTH, EnhanceSettings
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic in new versions of click alone
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Number(click.ParamType[float]):
+class Number(_ParamType):
     """A number in a range, as `click.FloatRange` has it; called so in messages, and not spelt out in the help."""
 
     name = "number"
