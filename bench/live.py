@@ -150,8 +150,8 @@ def measure(case: Case) -> Result:
         viewer = _view(case, pipeline, stop)
     finally:
         stop.set()
+        pipeline.stop()  # first: where no viewer could be opened, the watcher waits for it
         watcher.join()
-        pipeline.stop()
     if pipeline.error:
         raise pipeline.error
     if not results:
