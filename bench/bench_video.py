@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.bench_enhancer import check, play  # noqa: E402
 from bench.clips import CLIP, scaled  # noqa: E402
-from bench.common import SIZES, THREADS, Call, in_turns, planes_and_room  # noqa: E402
+from bench.common import DEVICES, SIZES, THREADS, Call, in_turns, planes_and_room  # noqa: E402
 from rtlit.enhancer import Enhancer  # noqa: E402
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path
 @sizes
 def test_whole_file(benchmark: BenchmarkFixture, clips: Callable[[str, int], Path], tmp_path: Path, size: str) -> None:
     """Processes of their own, from their start to their end."""
-    frames, preset = 300, "veryfast"
+    frames, preset = 600, "veryfast"
     source, target = clips(size, frames), tmp_path / "out.mp4"
     check_files(clips(size, 30), target, 30, preset)
     reports: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def test_whole_file(benchmark: BenchmarkFixture, clips: Callable[[str, int], Pat
         units=frames,
         rounds=2,
         warm=False,
-        device="cpu",
+        device=DEVICES[-1],  # which "auto" takes
     )
     told = reports[-1]
     assert told["frames"] == frames
