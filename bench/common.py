@@ -97,7 +97,11 @@ def in_turns(
     once = info.pop("once", {})
     assert isinstance(once, dict)
     found |= {name: {"seconds": taken} for name, taken in once.items()}
-    name = torch.cuda.get_device_name() if info.get("device") == "cuda" else f"{THREADS} threads"
+    name = (
+        torch.cuda.get_device_name()
+        if info.get("device") == "cuda"
+        else f"{THREADS} thread{'s' if THREADS > 1 else ''}"
+    )
     benchmark.extra_info.update(info, what=what, at=at, units=units, yardsticks=found, device=name)
     benchmark.extra_info.update(cpu_seconds=median(busy[""]), torch=torch.__version__, pyav=av.__version__)
 
