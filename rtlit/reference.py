@@ -27,7 +27,7 @@ CUT_DISTANCE = 0.4  # docs/decisions.md, "Scene cuts"
 MAX_LAG = 0.1  # of t; docs/decisions.md, "Smoothing over time"
 # docs/decisions.md, "Restraint": what dark and bright pixels count beside the lift, where belief begins and is full,
 # and how much lift needs no evidence.
-DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF, HARMLESS = 0.4, 0.3, 0.16, 0.36, 0.005
+DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF, HARMLESS = 0.4, 0.3, 0.1, 0.3, 0.005
 MIN_SIZE = 16
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rtlit_kernels.launch import INTERPRETED, Launch, Variant
 
-DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF, HARMLESS = 0.4, 0.3, 0.16, 0.36, 0.005
+DARK_WEIGHT, BRIGHT_WEIGHT, DOUBT, BELIEF, HARMLESS = 0.4, 0.3, 0.1, 0.3, 0.005
 SCRATCH = 1  # int64: from the top the gain (signed), the weight of dark and bright parts, the ticket
 _BITS = {"GAIN": 27, "WEIGHT": 24, "TICKET": 12}
 _LARGEST = 16 << 15  # pixels of a thumbnail, as of `analyze`: no more than 2,048 programs
