@@ -134,15 +134,7 @@ class LivePipeline:
         self._notice, self._tell = "", source.on_status
         source.on_status = self._notify
         self.error: Exception | None = None
-        self._enhancer = Enhancer(
-            settings.device,
-            settings.strength,
-            smoothing=settings.smoothing,
-            estimate_every=settings.estimate_every,
-            weights=settings.weights,
-            threads=settings.threads,
-            denoise=settings.denoise,
-        )
+        self._enhancer = Enhancer(**vars(settings))
         self._captured: Latest[Captured] = Latest()
         self._enhanced: Latest[LiveFrame] = Latest()
         self._sinks: tuple[Sink, ...] = ()
@@ -161,7 +153,8 @@ class LivePipeline:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._enhancer.strength = value
+        with self._lock:  # the enhancer's settings are replaced whole
+            self._enhancer.strength = value
 
     @property
     def smoothing(self) -> float:
@@ -170,7 +163,8 @@ class LivePipeline:
 
     @smoothing.setter
     def smoothing(self, value: float) -> None:
-        self._enhancer.smoothing = value
+        with self._lock:
+            self._enhancer.smoothing = value
 
     @property
     def ended(self) -> bool:

@@ -113,15 +113,7 @@ def enhance_video(
         plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)
         for line in plan.warnings:
             warn(line)
-        enhancer = Enhancer(
-            chosen.device,
-            chosen.strength,
-            smoothing=chosen.smoothing,
-            estimate_every=chosen.estimate_every,
-            weights=chosen.weights,
-            threads=chosen.threads,
-            denoise=chosen.denoise,
-        )
+        enhancer = Enhancer(**vars(chosen))
         if enhancer.on_device and not video.compare:
             plan = plan_on_device(plan, first)
         with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
