@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtlit.commands.batch import unwinding
-from rtlit.commands.options import ENCODERS, Number, WholeNumber, examples, reports, words
+from rtlit.commands.options import ENCODERS, Number, device_option, examples, reports, threads_option, words
 
 if TYPE_CHECKING:
     from rtlit.benchmark.machine import Machine
@@ -30,20 +30,14 @@ _QUICK_SIZES, _QUICK_SECONDS = ("720p", "1080p"), 0.5
 )
 @click.option("--quick", is_flag=True, help=f"Measure {' and '.join(_QUICK_SIZES)} for half a second each.")
 @click.option("--size", "sizes", type=click.Choice(_SIZES), multiple=True, help="Only this size; may be repeated.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="What to measure; auto is the CPU, and CUDA if it is there.",
-)
+@device_option("What to measure; auto is the CPU, and CUDA if it is there.")
 @click.option(
     "--seconds",
     type=Number(0, 60, min_open=True),
     metavar="NUMBER",
     help="For each measurement, up to 60.  [default: 2]",
 )
-@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@threads_option
 @click.option(
     "--codec",
     metavar="NAME",

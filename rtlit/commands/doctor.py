@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rtlit import __version__
-from rtlit.commands.options import examples
+from rtlit.commands.options import device_option, examples
 from rtlit.errors import RtlitError
 
 if TYPE_CHECKING:
@@ -43,13 +43,7 @@ _NVDEC_CODECS = ("h264", "hevc", "av1", "vp9", "vp8", "mpeg2video", "mpeg4", "vc
     )
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object on stdout.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Which backend to ask for.",
-)
+@device_option("Which backend to ask for.")
 @click.option(
     "--weights",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -113,6 +113,15 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
+def device_option(what: str) -> Callable[[Command], Command]:
+    """`what`: its help."""
+    return click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help=what
+    )
+
+
+threads_option = click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+
 output_options = together(
     click.argument("inputs", nargs=-1, required=True, type=FILE, metavar="INPUT..."),
     click.option(
@@ -137,20 +146,14 @@ enhance_options = together(
         show_default=True,
         help="How far to lift, 0 to 2; 0 leaves the picture as it is.",
     ),
-    click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to compute; `rtlit doctor` says what auto takes.",
-    ),
+    device_option("Where to compute; `rtlit doctor` says what auto takes."),
     click.option(
         "--weights",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         help="A weights file (safetensors, or CLIP-LIT's .pth) instead of the shipped one.",
     ),
-    click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
+    threads_option,
 )
 
 # Of what happens over time.

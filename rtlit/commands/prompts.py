@@ -13,7 +13,7 @@ import click
 from rtlit.commands import describe
 from rtlit.commands.batch import PIPE, expand
 from rtlit.commands.enhance_image import SUFFIXES
-from rtlit.commands.options import CLIPS, FILE, WholeNumber, examples, report_options, words
+from rtlit.commands.options import CLIPS, FILE, device_option, examples, report_options, threads_option, words
 from rtlit.commands.train import require_extra
 from rtlit.errors import RtlitError, UsageError
 
@@ -61,14 +61,8 @@ def prompts() -> None:
 )
 @click.option("--clip-weights", metavar="WEIGHTS", help="Its weights, if elsewhere: a tag of open_clip or a file.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into the subfolders of folders, too.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; auto takes CUDA where torch finds it.",
-)
-@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@device_option("Where to compute; auto takes CUDA where torch finds it.")
+@threads_option
 @report_options
 def score(
     images: tuple[str, ...],

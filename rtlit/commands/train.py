@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from rtlit.commands import LazyGroup
-from rtlit.commands.options import WholeNumber, together
+from rtlit.commands.options import WholeNumber, threads_option, together
 from rtlit.errors import RtlitError
 
 _COMMANDS = {
@@ -33,7 +33,7 @@ photos_options = together(
 
 run_options = together(
     click.option("--seed", type=int, metavar="N", help="Of the weights and of every draw.  [default: 0]"),
-    click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]"),
+    threads_option,
     click.option(
         "--every",
         type=WholeNumber(1),

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.options import CLIPS, Number, WholeNumber, examples, result_options, words
+from rtlit.commands.options import (
+    CLIPS,
+    Number,
+    WholeNumber,
+    device_option,
+    examples,
+    result_options,
+    threads_option,
+    words,
+)
 from rtlit.commands.train import require_extra
 from rtlit.errors import Interrupted, UsageError
 
@@ -69,14 +78,8 @@ _ENHANCERS = ("curves", "clip-lit-unet")
 @click.option("--learning-rate", type=Number(), metavar="NUMBER", help="Of the enhancer.")
 @click.option("--seed", type=int, metavar="N", help="Of weights and of every draw.  [default: 0]")
 @click.option("--every", type=WholeNumber(1), metavar="N", help="Iterations between checkpoints.  [default: 100]")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where to compute; several GPUs: torchrun --nproc-per-node N -m rtlit train ….",
-)
-@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@device_option("Where to compute; several GPUs: torchrun --nproc-per-node N -m rtlit train ….")
+@threads_option
 @click.option("--resume", is_flag=True, help="Go on with the run in -o, with its settings.")
 @click.option("--export", type=_FOLDER, metavar="FILE", help="Also write the weights here, for --weights.")
 @click.option("--show-preset", is_flag=True, help="Print the procedure that the options lead to, and stop.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rtlit.commands.options import WholeNumber, examples, result_options
+from rtlit.commands.options import WholeNumber, examples, result_options, threads_option
 from rtlit.commands.train import require_extra
 
 
@@ -28,7 +28,7 @@ from rtlit.commands.train import require_extra
 )
 @click.option("--leave-out", multiple=True, metavar="GLOB", help="Names (without suffix) that don't count; repeatable.")
 @click.option("--held-out", type=WholeNumber(2), default=5, show_default=True, metavar="N", help="As in training.")
-@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@threads_option
 @result_options
 def lighting_report(
     photos: Path,

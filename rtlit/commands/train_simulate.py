@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rtlit.commands.options import WholeNumber, examples, result_options
+from rtlit.commands.options import WholeNumber, examples, result_options, threads_option
 from rtlit.commands.train import require_extra
 
 
@@ -34,7 +34,7 @@ from rtlit.commands.train import require_extra
 @click.option("--backlit-only", is_flag=True, help="No pictures that are under-exposed as a whole.")
 @click.option("--truths", is_flag=True, help="Write input/ and gt/: with what each picture was made of.")
 @click.option("--overwrite", is_flag=True, help="Write into a folder that holds something.")
-@click.option("--threads", type=WholeNumber(1), metavar="N", help="CPU threads.  [default: all cores]")
+@threads_option
 @result_options
 def simulate(
     photos: tuple[Path, ...],
