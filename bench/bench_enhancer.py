@@ -53,7 +53,7 @@ def wanted(enhancer: Enhancer, frames: list[av.VideoFrame], strength: float) -> 
         size = enhancer.network.config.thumbnail_size(frame.height, frame.width)
         thumbnail, tones = reference.analyze(codes, pixel_format, color, size)
         with torch.inference_mode():
-            estimate = enhancer.network.estimate(thumbnail[None])[0]
+            estimate = enhancer.network.estimate(thumbnail[None], strength)[0]
         if grid is None or histogram is None:
             grid = estimate
         else:

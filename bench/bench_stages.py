@@ -25,6 +25,7 @@ from rtlit import reference, weights
 from rtlit.backends.choose import Plane
 from rtlit.backends.cpu import CpuBackend
 from rtlit.denoise import BITS, filter_planes
+from rtlit.enhancer import Enhancer
 from rtlit.frame import Color, PixelFormat
 from rtlit.full_resolution import torch_threads
 from rtlit.network import CurveNetwork, load_network
@@ -90,12 +91,12 @@ def test_estimate(benchmark: BenchmarkFixture) -> None:
     thumbnail = reference.analyze(c.tensors, c.pixel_format, COLOR, c.thumbnail_size)[0][None]
     with torch.inference_mode(), torch_threads(1):
         with FlopCounterMode(display=False) as counter:
-            once = network()(thumbnail)
-        in_batch = network()(thumbnail.expand(2, -1, -1, -1))[:1]
-        torch.testing.assert_close(once, in_batch, rtol=1e-4, atol=1e-4)
+            wanted = network().estimate(thumbnail)
+        estimate = Enhancer("cpu", threads=1).network.estimate
+        torch.testing.assert_close(estimate(thumbnail), wanted, rtol=1e-4, atol=1e-4)
         matrix = torch.rand(2, *[round((counter.get_total_flops() / 2) ** (1 / 3))] * 2)
         product: dict[str, Call] = {"matrix product of as many operations": lambda: matrix[0] @ matrix[1]}
-        measured(benchmark, "estimate", "16:9", lambda: network()(thumbnail), product, 0)
+        measured(benchmark, "estimate", "16:9", lambda: estimate(thumbnail), product, 0)
 
 
 def test_smooth(benchmark: BenchmarkFixture) -> None:

@@ -311,7 +311,8 @@ class KernelCases:
 
         out, scratch = torch.empty_like(self.grid), torch.zeros(SCRATCH, dtype=torch.int64, device=self.device)
         grid, thumbnail = (tensor.clone() for tensor in self.doubtful)
-        return partial(restrain, grid, thumbnail, out=out, scratch=scratch), lambda: [out]
+        controls = torch.tensor([0.0, 1.0, 0.0, 0.0], device=self.device)
+        return partial(restrain, grid, thumbnail, controls, out=out, scratch=scratch), lambda: [out]
 
     def _follow(self) -> _Case:
         from rtlit_kernels.smooth import State, follow

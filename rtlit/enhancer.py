@@ -116,7 +116,8 @@ class Enhancer:
             self._unet = FullResolution(network, where, threads or available_threads())
             self.backend_name = self._unet.name
         else:
-            self.network = network
+            # CPUs convolve an eighth faster in this layout; CUDA's kernels read their own.
+            self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         stages = ("analyze", "estimate", "smooth", *(["denoise"] if denoise else []), "apply")
         self.stage_seconds = dict.fromkeys(stages, 0.0)
         self._engine: Engine | None = None
@@ -290,7 +291,7 @@ class Enhancer:
     def _estimate(self, thumbnail: Tensor, turns: int) -> Tensor:
         with self._timed("estimate"):
             upright = torch.rot90(thumbnail, turns, (-2, -1))
-            return torch.rot90(self.network.estimate(upright[None])[0], -turns, (-2, -1))
+            return torch.rot90(self.network.estimate(upright[None], self.strength)[0], -turns, (-2, -1))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -100,9 +100,9 @@ class CurveNetwork(nn.Module):
         t = MAX_T * torch.tanh(t / MAX_T)
         return t.reshape(len(t), self.config.channels, self.config.bins, *t.shape[-2:])
 
-    def estimate(self, thumbnail: Tensor) -> Tensor:
+    def estimate(self, thumbnail: Tensor, strength: float = 1.0) -> Tensor:
         """What is used: `forward`, restrained (`rtlit.reference.restrain`); training goes without."""
-        return restrain(self(thumbnail), thumbnail)
+        return restrain(self(thumbnail), thumbnail, strength)
 
 
 def save_network(network: CurveNetwork, path: Path, **about: str) -> None:

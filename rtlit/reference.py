@@ -140,12 +140,12 @@ def tone_histogram(thumbnail: Tensor) -> Tensor:
     weights = thumbnail.new_tensor(_HISTOGRAM_LUMA)[:, None, None]
     luma = (thumbnail * weights).sum(-3, keepdim=True) * (_HISTOGRAM_TONES - 1)
     tones = torch.arange(_HISTOGRAM_TONES, device=luma.device, dtype=luma.dtype)[:, None, None]
-    counts = (1 - (luma - tones).abs()).clamp(min=0)
+    counts = (luma - tones).abs_().neg_().add_(1).clamp_(min=0)  # in place: fresh memory costs more than arithmetic
     regions = F.adaptive_avg_pool2d(counts.reshape(-1, *counts.shape[-3:]), _HISTOGRAM_REGIONS)
     return regions.reshape(*counts.shape[:-3], HISTOGRAM_BINS) / _HISTOGRAM_REGIONS**2
 
 
-def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
+def restrain(grid: Tensor, thumbnail: Tensor, strength: float = 1.0) -> Tensor:
     """The estimate, as far as there is evidence of bad light: t times a factor of 0 to 1 for the whole picture.
 
     A network that is unsure lifts a good picture a little. But what is backlit has dark parts, most often before bright
@@ -157,10 +157,12 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
         dark    share of the pixels whose brightest channel is below 1/7; it counts less from there, and not from 2/7 on
         bright  the same above 6/7, and 5/7
 
-    A lift of up to `HARMLESS` on average passes without evidence: the factor is at least `HARMLESS` / lift.
+    A lift of up to `HARMLESS` on average passes without evidence: the factor is at least `HARMLESS` / lift. Who asks
+    for a strength above 1 sees that it is too dark: what the factor lacks to 1 is made up in proportion, all at 2.
 
     Args:
         grid: t [..., K, D, GH, GW]. thumbnail: R'G'B' [..., 3, h, w] in 0 … 1, h and w multiples of GH and GW.
+        strength: what t is multiplied by afterwards, elsewhere.
 
     Returns:
         t of the same shape.
@@ -168,7 +170,7 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     tone = thumbnail.amax(-3)
     bins, rows, columns = grid.shape[-3:]
     z = torch.linspace(0, 1, bins, device=grid.device, dtype=grid.dtype)[:, None, None]
-    counts = (1 - (tone.unsqueeze(-3) - z).abs() * (bins - 1)).clamp(min=0)
+    counts = (tone.unsqueeze(-3) - z).abs_().mul_(1 - bins).add_(1).clamp_(min=0)
     counts = F.adaptive_avg_pool2d(counts, (rows, columns))
     gained = (counts * (lift(z, grid.mean(-4).exp()) - z)).sum(-3).mean((-2, -1))
     dark = (2 - 7 * tone).clamp(0, 1).mean((-2, -1))
@@ -176,6 +178,7 @@ def restrain(grid: Tensor, thumbnail: Tensor) -> Tensor:
     evidence = gained + DARK_WEIGHT * dark + BRIGHT_WEIGHT * bright
     belief = ((evidence - DOUBT) / (BELIEF - DOUBT)).clamp(0, 1)
     factor = torch.maximum(belief, (HARMLESS / gained.clamp(min=HARMLESS)))
+    factor = factor + (1 - factor) * min(max(strength - 1, 0.0), 1.0)
     return grid * factor[..., None, None, None, None]
 
 

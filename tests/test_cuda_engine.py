@@ -107,7 +107,7 @@ def make(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         cpu = Enhancer("cpu", weights=weights, threads=1, **{"estimate_every": 1, **settings})
         packed = pack_network({k: v.to(DEVICE) for k, v in cpu.network.state_dict().items()}, cpu.network.config)
         cpu._estimate = lambda thumbnail, turns: reference.restrain(  # type: ignore[method-assign]
-            estimate(thumbnail.to(DEVICE), packed, quarter_turns=turns).cpu(), thumbnail
+            estimate(thumbnail.to(DEVICE), packed, quarter_turns=turns).cpu(), thumbnail, cpu.strength
         )
         with monkeypatch.context() as patch:
             patch.setattr("rtlit.enhancer.choose_backend", lambda *_: BackendChoice(FakeBackend(), "for tests"))

@@ -104,10 +104,22 @@ def test_pictures_are_the_reference(make: Callable[..., Enhancer], picture: Byte
     planes = [(rgb[:, i] * 255).round().byte() for i in (1, 2, 0)]
     size = enhancer.network.config.thumbnail_size(720, 1280)
     thumbnail, _ = reference.analyze(planes, pixel_format_of(av.VideoFrame(16, 16, "gbrp")), Color("rgb", True), size)
-    grid = enhancer.network.estimate(thumbnail)
+    grid = enhancer.network.estimate(thumbnail, 1.3)
     wanted = (reference.enhance_rgb(rgb, reference.exponentiate(grid, 1.3))[0] * 255).permute(1, 2, 0)
     assert float((torch.from_numpy(enhancer(picture)) - wanted).abs().max()) <= 1.01
     assert float((wanted - torch.from_numpy(picture.copy())).abs().max()) > 5
+
+
+def test_strength_above_1_overrules_restraint(picture: Bytes) -> None:
+    """A little too dark to be sure: held back at 1, and at 0.5; who asks for 2 gets all that the network wants."""
+    grids = {}
+    for strength in (0.5, 1.0, 1.5, 2.0):
+        enhancer = Enhancer("cpu", strength, threads=1)
+        enhancer((0.7 * picture[::4, ::4]).astype(np.uint8), 0.0)
+        grids[strength] = grid_of(enhancer)
+    kept = float(grids[1.0].norm() / grids[2.0].norm())
+    assert 0.2 < kept < 0.8 and torch.equal(grids[0.5], grids[1.0])
+    torch.testing.assert_close(grids[1.5], grids[2.0] * (1 + kept) / 2)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])

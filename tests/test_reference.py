@@ -318,3 +318,67 @@ def test_float32_is_enough_at_full_size(name: str, tolerance: float) -> None:
     thumbnail, _ = reference.analyze(planes, pixel_format, Color(), (72, 128))
     expected, _ = reference.analyze(exact, pixel_format, Color(), (72, 128))
     assert float((thumbnail - expected).abs().max()) < 1e-6
+
+
+# Restraint.
+
+
+def restraint_naive(t: NDArray[np.float64], picture: NDArray[np.float64], strength: float) -> float:
+    """The factor, pixel by pixel: what the docstring says."""
+    bins, rows, columns = t.shape[1:]
+    height, width = picture.shape[1:]
+    gained = dark = bright = 0.0
+    for y in range(height):
+        for x in range(width):
+            tone = float(picture[:, y, x].max())
+            cell = t[:, :, y * rows // height, x * columns // width].mean(0)
+            for bin_, hat in enumerate(1 - np.abs(tone * (bins - 1) - np.arange(bins))):
+                z = bin_ / (bins - 1)
+                gained += max(hat, 0) * (lift64(z, cell[bin_]) - z)
+            dark += 1 if tone < 1 / 7 else max(2 - 7 * tone, 0)
+            bright += 1 if tone > 6 / 7 else max(7 * tone - 5, 0)
+    gained, dark, bright = (total / (height * width) for total in (gained, dark, bright))
+    evidence = gained + reference.DARK_WEIGHT * dark + reference.BRIGHT_WEIGHT * bright
+    factor = min(max((evidence - reference.DOUBT) / (reference.BELIEF - reference.DOUBT), 0), 1)
+    factor = max(factor, min(reference.HARMLESS / gained, 1)) if gained > 0 else 1
+    return factor if strength <= 1 else factor + (1 - factor) * (strength - 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("strength", [0.5, 1.0, 1.6, 2.0])
+@pytest.mark.parametrize("contrast", [0.3, 0.6, 0.8, 1.0])
+def test_restraint_is_the_formula_pixel_by_pixel(channels: int, strength: float, contrast: float) -> None:
+    t = random_grid(1, channels, 8, 2, 3, seed=5)[0].abs() / 8
+    picture = 0.5 + contrast * (torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(3)) - 0.5)
+    expected = t * restraint_naive(t.double().numpy(), picture.double().numpy(), strength)
+    torch.testing.assert_close(reference.restrain(t, picture, strength), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_restraint_of_pictures_that_are_plain() -> None:
+    """Black ones keep all; an even grey, without evidence, the lift that is harmless; no lift, no restraint."""
+    t = torch.full((3, 8, 2, 2), 0.6)
+    assert torch.equal(reference.restrain(t, torch.zeros(3, 16, 16)), t)
+    grey = torch.full((3, 16, 16), 4 / 7)
+    gained = lift64(4 / 7, 0.1) - 4 / 7
+    faint = reference.restrain(t / 6, grey)
+    torch.testing.assert_close(faint, t / 6 * (reference.HARMLESS / gained))
+    assert torch.equal(reference.restrain(-t, grey), -t)
+
+
+def test_restraint_of_halves() -> None:
+    """Half black, half grey: 0.4·½ of evidence, and half of what the grey gains."""
+    picture = torch.zeros(3, 16, 16)
+    picture[:, 8:] = 4 / 7
+    t = torch.full((3, 8, 2, 2), 0.2)
+    evidence = 0.4 / 2 + (lift64(4 / 7, 0.2) - 4 / 7) / 2
+    assert 0.1 < evidence < 0.3
+    torch.testing.assert_close(reference.restrain(t, picture), t * (evidence - 0.1) / 0.2)
+
+
+def test_restraint_of_a_batch_is_its_items() -> None:
+    t, pictures = (
+        random_grid(3, 3, 8, 2, 3, seed=6) / 8,
+        torch.rand(3, 3, 16, 24) * torch.tensor([0.2, 0.5, 1]).view(3, 1, 1, 1),
+    )
+    for item, picture, result in zip(t, pictures, reference.restrain(t, pictures), strict=True):
+        torch.testing.assert_close(reference.restrain(item, picture), result)

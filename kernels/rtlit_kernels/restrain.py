@@ -1,6 +1,7 @@
 """The estimate, as far as there is evidence of bad light: t times one factor of 0 to 1 for the whole picture.
 
-    factor   = max(clamp((evidence − DOUBT) / (BELIEF − DOUBT), 0, 1), HARMLESS / max(gain, HARMLESS))
+    factor   = b + (1 − b)·clamp(strength − 1, 0, 1)
+    b        = max(clamp((evidence − DOUBT) / (BELIEF − DOUBT), 0, 1), HARMLESS / max(gain, HARMLESS))
     evidence = gain + DARK_WEIGHT·dark + BRIGHT_WEIGHT·bright, means over the thumbnail's pixels of
     gain     = Σ over bins d of max(0, 1 − |(D − 1)·tone − d|)·(L(z; t) − z), z = d/(D − 1), t the mean of K curves
     dark     = clamp(2 − 7·tone, 0, 1), tone the brightest channel
@@ -41,7 +42,7 @@ def _fixed(values, share, BITS: tl.constexpr):
 @triton.jit(do_not_specialize=["cells", "columns", "share"])
 def _restrain_kernel(
     # inputs
-    estimate, thumbnail,
+    estimate, thumbnail, controls,
     # outputs
     out, scratch,
     # shapes
@@ -63,6 +64,7 @@ def _restrain_kernel(
     tone = tl.maximum(tl.maximum(red, green), tl.load(at + 2 * plane, inside, other=0.5))
     weight = DARK_WEIGHT * tl.clamp(2 - 7 * tone, 0.0, 1.0) + BRIGHT_WEIGHT * tl.clamp(7 * tone - 5, 0.0, 1.0)
     gain = tl.zeros((CELLS, PIXELS), tl.float32)
+    ease = tl.clamp(tl.load(controls + 1) - 1, 0.0, 1.0)
     for d in tl.static_range(1, D - 1):
         t = tl.zeros((CELLS,), tl.float32)
         for k in tl.static_range(K):
@@ -82,6 +84,7 @@ def _restrain_kernel(
         factor = tl.clamp((evidence - DOUBT) * (1 / (BELIEF - DOUBT)), 0.0, 1.0)
         # Exactly 1 there, which an approximate quotient isn't.
         factor = tl.where(gained > HARMLESS, tl.maximum(factor, HARMLESS / tl.maximum(gained, HARMLESS)), 1.0)
+        factor += (1 - factor) * ease
         for start in range(0, K * D * cells, VALUES):
             value = start + tl.arange(0, VALUES)
             there = value < K * D * cells
@@ -89,13 +92,19 @@ def _restrain_kernel(
 
 
 def restrain(
-    estimate: Tensor, thumbnail: Tensor, *, out: Tensor | None = None, scratch: Tensor | None = None
+    estimate: Tensor,
+    thumbnail: Tensor,
+    controls: Tensor,
+    *,
+    out: Tensor | None = None,
+    scratch: Tensor | None = None,
 ) -> Tensor:
     """t as far as there is evidence of bad light; see `rtlit.reference.restrain`. One launch.
 
     Args:
         estimate: t f32 [K, D, GH, GW], D at least 2. thumbnail: R'G'B' f32 [3, h, w] in 0 … 1, h and w multiples of GH
             and GW.
+        controls: f32 [4] on the device, of which the second is the strength; see `rtlit_kernels.smooth.follow`.
         out: as `estimate`; may be it.
         scratch: int64 [SCRATCH], 0 before the first launch, and after each.
 
@@ -115,7 +124,7 @@ def restrain(
     out = torch.empty_like(estimate) if out is None else out
     if scratch is None:
         scratch = torch.zeros(SCRATCH, dtype=torch.int64, device=estimate.device)
-    for name, tensor in {"estimate": estimate, "thumbnail": thumbnail, "out": out}.items():
+    for name, tensor in {"estimate": estimate, "thumbnail": thumbnail, "controls": controls, "out": out}.items():
         if tensor.dtype != torch.float32 or not tensor.is_contiguous():
             found = f"{name} is of {tensor.dtype}, strides {tensor.stride()}"
             raise ValueError(f"{found}; expected contiguous torch.float32")
@@ -126,7 +135,7 @@ def restrain(
     pixels = triton.next_power_of_2(size[0] * size[1])
     block = max(1, _PIXELS // pixels)
     _restrain_kernel[(triton.cdiv(cells, block),)](
-        estimate, thumbnail, out, scratch, cells, columns, 1 / (height * width), channels, bins, *size,
+        estimate, thumbnail, controls, out, scratch, cells, columns, 1 / (height * width), channels, bins, *size,
         *_CONSTANTS.values(), block, pixels, _VALUES, **_LAUNCH.options(),
     )  # fmt: skip
     return out
@@ -146,7 +155,7 @@ VARIANTS = [
         "restrain",
         _restrain_kernel,
         {
-            **dict.fromkeys(("estimate", "thumbnail", "out"), "*fp32"),
+            **dict.fromkeys(("estimate", "thumbnail", "controls", "out"), "*fp32"),
             "scratch": "*i64",
             **dict.fromkeys(("cells", "columns"), "i32"),
             "share": "fp32",
@@ -154,6 +163,6 @@ VARIANTS = [
         {"K": 3, "D": 8, "CELL_H": 8, "CELL_W": 8, **_CONSTANTS, "CELLS": 8, "PIXELS": 64, "VALUES": _VALUES},
         _LAUNCH,
         registers=96,
-        divisible=("estimate", "thumbnail", "out"),
+        divisible=("estimate", "thumbnail", "controls", "out"),
     )
 ]

@@ -171,7 +171,7 @@ class _Plan:
             out=self._estimate,
             scratch=self._estimate_scratch,
         )
-        restrain(target, seen, out=target, scratch=self._restrain_scratch)
+        restrain(target, seen, slot.controls, out=target, scratch=self._restrain_scratch)
         if engine.every > 1:
             target = self._held((slot.controls[_RESET] >= 0.5) | reference.is_cut(histogram, state.smooth.histogram))
         sdr = color.transfer == "sdr"

@@ -154,7 +154,8 @@ def check(enhancer: Enhancer, frame: av.VideoFrame, worst: int) -> None:
     network = load_network(shipped.DEFAULT)
     with torch.inference_mode():
         thumbnail, _ = reference.analyze(tensors, pixels, color, network.config.thumbnail_size(*planes[0].shape))
-        gain = reference.exponentiate(network.estimate(thumbnail[None])[0], enhancer.strength)
+        grid = network.estimate(thumbnail[None], enhancer.strength)[0]
+        gain = reference.exponentiate(grid, enhancer.strength)
         wanted = reference.apply_curves(tensors, gain, pixels, color)
     pairs = zip(result, wanted, strict=True)
     difference = max(int(np.abs(got.astype(np.int32) - want.numpy().astype(np.int32)).max()) for got, want in pairs)

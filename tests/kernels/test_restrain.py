@@ -35,6 +35,10 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "_PIXELS", min(kernel._PIXELS, 4096))
 
 
+def controls(strength: float, device: torch.device) -> Tensor:
+    return torch.tensor([0.3, strength, 1.0, 7.0], device=device)
+
+
 def factor(result: Tensor, t: Tensor) -> float:
     return float((result.double() * t).sum() / t.double().square().sum())
 
@@ -71,13 +75,22 @@ def test_restrain(
     assert factor(expected, t) == pytest.approx(1 if shape[1] == 2 else wanted, abs=0.1 if wanted == 0 else 1e-3)
     grid, scratch = t.to(device), torch.zeros(kernel.SCRATCH, dtype=torch.int64, device=device)
     out = torch.full_like(grid, torch.nan)
-    assert rtlit_kernels.restrain(grid, thumbnail.to(device), out=out, scratch=scratch) is out
+    one = controls(1, device)
+    assert rtlit_kernels.restrain(grid, thumbnail.to(device), one, out=out, scratch=scratch) is out
     assert not scratch.any() and torch.equal(grid.cpu(), t)
     torch.testing.assert_close(out.cpu(), expected, atol=2e-5, rtol=1e-5)
     if wanted == 1:
         assert torch.equal(out.cpu(), expected), "exactly all of it"
-    assert rtlit_kernels.restrain(grid, thumbnail.to(device), out=grid, scratch=scratch) is grid
+    assert rtlit_kernels.restrain(grid, thumbnail.to(device), one, out=grid, scratch=scratch) is grid
     assert not scratch.any() and torch.equal(grid, out)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.7, 1.0, 1.25, 1.9, 2.0])
+def test_strength_eases_it(strength: float, device: torch.device) -> None:
+    t, thumbnail = case((3, 8, 14, 24), (112, 192), 0.3)
+    got = rtlit_kernels.restrain(t.to(device), thumbnail.to(device), controls(strength, device)).cpu()
+    torch.testing.assert_close(got, reference.restrain(t, thumbnail, strength), atol=2e-5, rtol=1e-5)
+    assert strength < 2 or torch.equal(got, t)
 
 
 @pytest.mark.parametrize("bins", [2, 8])
@@ -86,7 +99,7 @@ def test_restrain(
 def test_flat_pictures(t: float, tone: float, bins: int, device: torch.device) -> None:
     """Bins and ends of ramps are met exactly; extremes of t."""
     grid, thumbnail = torch.full((3, bins, 5, 7), t), torch.full((3, 40, 56), tone)
-    got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device)).cpu()
+    got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device), controls(1, device)).cpu()
     torch.testing.assert_close(got, reference.restrain(grid, thumbnail), atol=4e-5, rtol=1e-5)
 
 
@@ -97,19 +110,22 @@ def test_each_channel_counts(device: torch.device) -> None:
         thumbnail[channel] = torch.linspace(0.1, 0.9, 32)
         expected = reference.restrain(grid, thumbnail)
         assert 0.1 < factor(expected, grid) < 0.9
-        got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device)).cpu()
+        got = rtlit_kernels.restrain(grid.to(device), thumbnail.to(device), controls(1, device)).cpu()
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_what_it_cannot_take_is_said(device: torch.device) -> None:
     t, thumbnail = torch.zeros(3, 8, 4, 6, device=device), torch.zeros(3, 32, 48, device=device)
+    one = controls(1, device)
     with pytest.raises(ValueError, match=r"of \[8, 4, 6\] and \[3, 32, 48\]; expected \[K, D, GH, GW\], D at least 2"):
-        rtlit_kernels.restrain(t[0], thumbnail)
+        rtlit_kernels.restrain(t[0], thumbnail, one)
     with pytest.raises(ValueError, match=r"a thumbnail of 32×47; expected multiples of the grid's 4×6 cells"):
-        rtlit_kernels.restrain(t, thumbnail[..., :47])
+        rtlit_kernels.restrain(t, thumbnail[..., :47], one)
     with pytest.raises(ValueError, match=r"strides \(1536, 1, 32\); expected conti"):
-        rtlit_kernels.restrain(t, torch.zeros(3, 48, 32, device=device).mT)
+        rtlit_kernels.restrain(t, torch.zeros(3, 48, 32, device=device).mT, one)
     with pytest.raises(ValueError, match=r"estimate is of torch.float64"):
-        rtlit_kernels.restrain(t.double(), thumbnail)
+        rtlit_kernels.restrain(t.double(), thumbnail, one)
     with pytest.raises(ValueError, match=r"scratch of \[1\], torch.int32; expected \[3, 8, 4, 6\] and \[1\], torch"):
-        rtlit_kernels.restrain(t, thumbnail, scratch=torch.zeros(1, dtype=torch.int32, device=device))
+        rtlit_kernels.restrain(t, thumbnail, one, scratch=torch.zeros(1, dtype=torch.int32, device=device))
+    with pytest.raises(ValueError, match=r"controls is of torch.float64"):
+        rtlit_kernels.restrain(t, thumbnail, one.double())
