@@ -1,4 +1,4 @@
-"""Makes this folder's pictures: frames of examples/juggler.mp4 before | after, one of them in simulated backlight, and
+"""Makes this folder's pictures: the scenes of examples/ in simulated backlight, a frame of the clip before | after, and
 what --denoise does in the dark.
 
     python docs/images/make.py
@@ -18,10 +18,11 @@ from rtlit import Enhancer
 from rtlit.training.simulate import SimulationSettings, add_noise, expose, simulate
 
 HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
 SECONDS = (7.0,)
 WIDTH = 720  # pixels of each half
 THIRD = 480  # pixels of each third
-BACKLIT_EV, BACKLIT_SEED = -3.5, 1
+BACKLIT_EV, BACKLIT_SEED = -3.5, 2
 DARK_FRAMES, DARK_EV, DARK_NOISE = 16, -3.0, -4.0  # log10 of the shot noise's variance at linear 1
 CROP = (slice(300, 480), slice(610, 850))  # rows, columns; shown at twice the size
 BAND = (slice(0, 180), slice(0, 480))
@@ -30,7 +31,7 @@ BAND = (slice(0, 180), slice(0, 480))
 def before_after() -> None:
     """Enhance the clip as `rtlit enhance-video` does, and keep the frames at `SECONDS`."""
     wanted, enhancer = list(SECONDS), Enhancer("cpu")
-    with av.open(str(HERE.parents[1] / "examples" / "juggler.mp4")) as clip:
+    with av.open(str(EXAMPLES / "juggler.mp4")) as clip:
         for frame in clip.decode(video=0):
             after = enhancer(frame)
             if frame.time >= wanted[0]:
@@ -42,15 +43,19 @@ def before_after() -> None:
 
 
 def backlit_sheet() -> None:
-    """The first frame in simulated backlight | lifted | as it was filmed."""
-    with av.open(str(HERE.parents[1] / "examples" / "juggler.mp4")) as clip:
-        frame = next(clip.decode(video=0)).to_ndarray(format="rgb24")
-    truth = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255
+    """Two scenes, one above the other: in simulated backlight | lifted | as they were filmed."""
+    with av.open(str(EXAMPLES / "juggler.mp4")) as clip:
+        juggler = next(clip.decode(video=0)).to_ndarray(format="rgb24")
+    bedroom = pyvips.Image.new_from_file(str(EXAMPLES / "bedroom.jpg")).numpy()
     light = SimulationSettings(0, 0, 1, 0, 0, foreground=(BACKLIT_EV, BACKLIT_EV), background=(0.0, 0.0))
-    dark, _ = simulate(truth, light, torch.Generator().manual_seed(BACKLIT_SEED))
-    codes = (dark[0] * 255).round().byte().permute(1, 2, 0).numpy()
-    sheet = pyvips.Image.new_from_array(np.concatenate([codes, Enhancer("cpu")(codes), frame], 1))
-    sheet.resize(THIRD / frame.shape[1]).write_to_file(str(HERE / "juggler-backlit.jpg[Q=88]"))
+    rows = []
+    for scene in (bedroom, juggler):
+        truth = torch.from_numpy(scene).permute(2, 0, 1)[None].float() / 255
+        dark, _ = simulate(truth, light, torch.Generator().manual_seed(BACKLIT_SEED))
+        codes = (dark[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        row = pyvips.Image.new_from_array(np.concatenate([codes, Enhancer("cpu")(codes), scene], 1))
+        rows.append(row.resize(THIRD / scene.shape[1]))
+    pyvips.Image.arrayjoin(rows, across=1).write_to_file(str(HERE / "backlit.jpg[Q=88]"))
 
 
 def denoise_sheet() -> None:
@@ -59,7 +64,7 @@ def denoise_sheet() -> None:
     Below, with 5 times the contrast: a dark gradient on a wall with a little noise, in the same three ways. In 8 bits,
     noise is what keeps its tones apart; the filter averages them, and what had no noise shows bands.
     """
-    with av.open(str(HERE.parents[1] / "examples" / "juggler.mp4")) as clip:
+    with av.open(str(EXAMPLES / "juggler.mp4")) as clip:
         frames = [frame.to_ndarray(format="rgb24") for frame in islice(clip.decode(video=0), DARK_FRAMES)]
     scene = [torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255 for frame in frames]
     across, down = torch.linspace(0, 1, BAND[1].stop), torch.linspace(0, 1, BAND[0].stop)[:, None]
