@@ -74,7 +74,8 @@ class TestMain:
     @pytest.mark.parametrize(
         ("args", "message"),
         [
-            (["enhanse"], "rtlit: No such command 'enhanse'. See rtlit --help.\n"),
+            (["colour"], "rtlit: No such command 'colour'. See rtlit --help.\n"),
+            (["docter"], "rtlit: No such command 'docter'. Did you mean 'doctor'? See rtlit --help.\n"),
             (["--nope"], "rtlit: No such option '--nope'. See rtlit --help.\n"),
             (["enhance-video"], "Missing argument 'INPUT...'. See rtlit enhance-video --help.\n"),
             (["enhance-video", "--strength", "abc", "x"], "'abc' is not a valid number. See rtlit enhance-video "),

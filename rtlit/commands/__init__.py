@@ -74,6 +74,16 @@ class LazyGroup(click.Group):
 class _Rtlit(LazyGroup):
     """Turns every failure into one line and an exit code."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.lines:
+            from difflib import get_close_matches
+
+            if close := get_close_matches(args[0], self.lines, 1):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
