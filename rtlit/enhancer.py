@@ -129,7 +129,7 @@ class Enhancer:
 
     @property
     def strength(self) -> float:
-        """Factor on the curves, 0 (unchanged) to 2."""
+        """Factor on the curves, 0 (unchanged) to 2; above 1 what seems lit well is lifted, too."""
         return self.settings.strength
 
     @strength.setter

@@ -144,7 +144,7 @@ enhance_options = together(
         metavar="NUMBER",
         default=1.0,
         show_default=True,
-        help="How far to lift, 0 to 2; 0 leaves the picture as it is.",
+        help="How far to lift, 0 to 2: 0 leaves the picture as it is; above 1 what seems lit well is lifted, too.",
     ),
     device_option("Where to compute; `rtlit doctor` says what auto takes."),
     click.option(
