@@ -42,13 +42,13 @@ class SimulationSettings:
         noise: log10 of the shot-noise variance at linear 1; the read-noise variance is its square.
     """
 
-    unchanged: float = 0.38
-    under_exposed: float = 0.05
-    masked: float = 0.35
-    composed: float = 0.1
+    unchanged: float = 0.22
+    under_exposed: float = 0.15
+    masked: float = 0.39
+    composed: float = 0.12
     expanded: float = 0.12
-    dull: float = 0.6
-    under_exposure: tuple[float, float] = (-4.0, -1.5)
+    dull: float = 0.4
+    under_exposure: tuple[float, float] = (-4.0, -0.8)
     foreground: tuple[float, float] = (-4.5, -1.5)
     background: tuple[float, float] = (-0.3, 0.1)
     expansion: tuple[float, float] = (1.3, 3.2)
@@ -113,11 +113,14 @@ def s_curve(tones: Tensor, exponent: Tensor) -> Tensor:
 
 
 def dull_look(photos: Tensor, generator: torch.Generator) -> Tensor:
-    """Photographs as a flat camera profile or haze shows them: less contrast, light and colour; 8-bit codes."""
+    """Photographs as a flat camera profile or haze shows them: less contrast and colour; 8-bit codes.
+
+    What it takes of the contrast goes more to the blacks than to the whites: without whites it would be under-exposed.
+    """
     count = len(photos)
-    gamma = torch.exp2(_uniform((-0.3, 0.7), count, generator, photos))
+    gamma = torch.exp2(_uniform((-0.3, 0.3), count, generator, photos))
     contrast = _uniform((0.5, 1.0), count, generator, photos)
-    black = _uniform((0.0, 1.0), count, generator, photos) * (1 - contrast)
+    black = _uniform((0.4, 1.0), count, generator, photos) * (1 - contrast)
     saturation = _uniform((0.5, 1.1), count, generator, photos)
     luma = luminance(photos)
     toned = (luma + saturation * (photos - luma)).clamp(0, 1).pow(gamma)
