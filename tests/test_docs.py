@@ -177,8 +177,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, clip: Path) -> Path:
     for run, file, name in (
         ("mine", "curves.safetensors", "weights.safetensors"),
         ("mine", "lighting-prompts.safetensors", "prompts.safetensors"),
-        ("one", "curves.safetensors", "weights.safetensors"),
-        ("two", "curves.safetensors", "weights.safetensors"),
+        *((run, "curves.safetensors", "weights.safetensors") for run in ("one", "two", "three", "four", "five")),
         ("clip", "lighting-prompts.safetensors", "prompts.safetensors"),
     ):
         (folder / "earlier" / run).mkdir(parents=True, exist_ok=True)
