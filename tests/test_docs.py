@@ -129,6 +129,8 @@ def why_not_here(words: Words, context: click.Context) -> str | None:
             return None if given["no_window"] or given["web"] else "opens a window"
         case "train clip" if not (given["resume"] or given["show_preset"] or given["clip_name"] == "rtlit-lighting"):
             return "fetches a CLIP"
+        case "train supervised" if given["file"]:
+            return "a whole training, by settings that can't be shortened"
     return None
 
 
