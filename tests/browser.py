@@ -7,7 +7,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,10 @@ class Browser:
         return page
 
 
+class BetweenDocumentsError(Exception):
+    """A tab that is leaving one document for another has nothing to evaluate expressions in."""
+
+
 class BrowserPage:
     """A tab. `complaints`: its errors, and what its policy kept it from."""
 
@@ -93,6 +97,9 @@ class BrowserPage:
                     self.complaints.append(str(message["params"]["exceptionDetails"]))
                 if message.get("method") == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
                     self.complaints.append(message["params"]["entry"]["text"])
+        said = message.get("error", {}).get("message", "").lower()
+        if "execution context" in said or "navigated" in said:
+            raise BetweenDocumentsError(said)
         assert "error" not in message, message
         return dict(message["result"])
 
@@ -104,7 +111,10 @@ class BrowserPage:
 
     async def until(self, expression: str) -> None:
         async with asyncio.timeout(WAIT):
-            while not await self.value(expression):
+            while True:
+                with suppress(BetweenDocumentsError):
+                    if await self.value(expression):
+                        return
                 await asyncio.sleep(0.05)
 
     async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
