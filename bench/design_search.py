@@ -120,12 +120,16 @@ class BacklitAlone(Backlit):
         return super().__call__(before, enhanced[bad], truth) * bad.float().mean() if bad.any() else enhanced.sum() * 0
 
 
+# The base's light, as it was when the search began; shares of today are in `SimulationSettings`.
+_LIGHT = SimulationSettings(0.38, 0.05, 0.35, 0.1, 0.12, dull=0.6, under_exposure=(-4.0, -1.5))
+
+
 @dataclass(frozen=True)
 class Row:
     """What one training changes against the base."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    simulation: SimulationSettings = field(default_factory=SimulationSettings)
+    simulation: SimulationSettings = _LIGHT
     build: type[CurveNetwork] = CurveNetwork
     guide: Callable[[], Guide] = lambda: brightest
     loss: dict[str, float] = field(default_factory=dict)
@@ -137,7 +141,7 @@ def _network(**changes: int) -> Row:
 
 
 def _light(**changes: object) -> Row:
-    return Row(simulation=replace(SimulationSettings(), **changes))  # type: ignore[arg-type]
+    return Row(simulation=replace(_LIGHT, **changes))  # type: ignore[arg-type]
 
 
 def _shares(unchanged: float, under: float, masked: float, composed: float, expanded: float) -> Row:

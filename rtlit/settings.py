@@ -20,8 +20,8 @@ class EnhanceSettings:
     Attributes:
         device: "auto" takes CUDA where torch finds it and Triton is installed, and the CPU otherwise.
         strength: factor on the curves, 0 (unchanged) to 2; 1 is what the network was trained for, and above it what
-            seems lit well is lifted, too. Of the CLIP-LIT U-Net, the power of the illumination that a
-            picture is divided by.
+            seems lit well is lifted, too. Of the CLIP-LIT U-Net, the power of the illumination that a picture is
+            divided by.
         smoothing: time constant τ of the temporal smoothing in seconds; 0 follows every estimate at once.
         estimate_every: run the network on every N-th frame; None is automatic: every frame on CUDA, at most
             15 times a second of video on the CPU. A scene cut is estimated at once. On CUDA, where the network costs

@@ -114,7 +114,7 @@ def together(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 def device_option(what: str) -> Callable[[Command], Command]:
-    """`what`: its help."""
+    """--device; `what`: its help."""
     return click.option(
         "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help=what
     )

@@ -31,8 +31,8 @@ class SimulationSettings:
 
     Attributes:
         unchanged, under_exposed, masked, composed, expanded: shares of the pictures; they sum to 1.
-        dull: share of the unchanged ones whose contrast, exposure and saturation are turned down a little
-            first: hazy or flat pictures aren't backlit, and stay as they are too.
+        dull: share of the unchanged ones whose contrast and saturation are turned down a little first:
+            hazy or flat pictures aren't backlit, and stay as they are too.
         under_exposure: EV of the whole picture.
         foreground, background: EV inside and outside the mask.
         expansion: factor on the base layer's log-luminance below its highlights; darkest EV is −6.
