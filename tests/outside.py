@@ -80,12 +80,10 @@ def packets(path: Path, stream: str = "v:0") -> list[Unit]:
     return _units("-copyts", "-i", path, "-map", f"0:{stream}", "-c", "copy")
 
 
-def pixels(path: Path, name: str, size: tuple[int, int], stream: str = "v:0") -> NDArray[Any]:
-    """All decoded frames of a stream as one packed or planar format of 8 bits: [frames, bytes a frame]."""
+def pixels(path: Path, name: str, stream: str = "v:0") -> NDArray[Any]:
+    """All decoded frames of a stream in an 8-bit pixel format of FFmpeg's: [frames, bytes a frame]."""
     raw = ffmpeg("-i", path, "-map", f"0:{stream}", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", name, "-")
-    width, height = size
-    bytes_a_frame = len(ffmpeg("-f", "lavfi", "-i", f"color=s={width}x{height}", "-frames:v", 1, "-f", "rawvideo", "-pix_fmt", name, "-"))  # fmt: skip
-    return np.frombuffer(raw, np.uint8).reshape(-1, bytes_a_frame)
+    return np.frombuffer(raw, np.uint8).reshape(len(frames(path, stream)), -1)
 
 
 def psnr(one: NDArray[Any], other: NDArray[Any]) -> float:
