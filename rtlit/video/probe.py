@@ -43,13 +43,16 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
         InputError: there is no such file, it isn't a video, it is empty, damaged or encrypted.
     """
     import av
+    from av.container import Flags
 
     name = name_of(source)
     if isinstance(source, (str, Path)):
         _check_file(Path(source), name)
     try:
         file = str(source) if isinstance(source, Path) else source
-        return av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
+        container = av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
+        container.flags &= ~Flags.gen_pts.value  # which PyAV sets: for AVI it guesses, and is wrong about B-frames
+        return container
     except av.error.InvalidDataError:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
@@ -111,11 +114,11 @@ def seconds_total(container: InputContainer, stream: VideoStream) -> float | Non
     return container.duration / av.time_base if container.duration else None
 
 
-def end_of(stream: Stream) -> int | None:
-    """Where an MP4 edit list cuts the stream off, in its time base: the last packet may be longer."""
+def end_of(stream: Stream, base: Fraction) -> int | None:
+    """Where an MP4 edit list cuts the stream off, in its time base, `base` seconds less: the last packet may be longer."""
     if stream.duration is None or "mp4" not in stream.container.format.name:
         return None
-    return (stream.start_time or 0) + stream.duration
+    return (stream.start_time or 0) + stream.duration - round(base / stream.time_base)
 
 
 def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 import av
 
 from rtlit.errors import InputError
-from rtlit.video import probe
+from rtlit.video import clock, probe
 from rtlit.video.settings import VideoSettings
 
 if TYPE_CHECKING:
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 Item: TypeAlias = "av.VideoFrame | Packet[Stream]"
 # Sound and subtitles of the last kept frames can lie this far behind them in the file.
 _TAIL_SECONDS = 10
+# Demuxers that find a key frame by an index. Others go by byte position and guess; those are read from the beginning.
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "nut", "asf"}
+_SEEK_EARLIER = 1  # seconds; sound can stand before the picture that it belongs to
+# Demuxers that find the length written in the file. Others work it out from what is there.
+_PROMISING = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf", "ivf"}
+_LONGEST_GROUP = 1000  # packets without a key frame that wait for the part to keep; more than that are decoded
 
 
 class Reader:
@@ -33,8 +40,10 @@ class Reader:
 
     Attributes:
         container, stream: PyAV's input and the stream to enhance.
-        origin: seconds on the input's clock at which its video starts.
-        shift: seconds to take from the input's clock for the output's; 0 unless `start` cuts.
+        base: seconds that the input's timestamps begin too late (or, negative, too early) for the target; `prime`
+            decides. All other times are on the clock that is left when they are taken away.
+        origin: seconds on that clock at which the video starts.
+        shift: seconds to take from it for the output's; 0 unless `start` cuts.
         skipped: packets that could not be decoded.
         seconds: time spent reading and decoding.
         frame_bytes: size of a decoded frame.
@@ -63,16 +72,15 @@ class Reader:
             raise
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
-        self.origin = probe.origin_of(self.container, self.stream)
-        self.start = self.origin + Fraction(video.start).limit_denominator(1_000_000)
-        self.end = self.start + Fraction(video.duration).limit_denominator(1_000_000) if video.duration else None
-        self.shift = self.start if video.start else Fraction(0)
+        self._set_base(Fraction(0))
         self.skipped = self.damaged = self.retimed = 0
         self.seconds = 0.0
         self.frame_bytes = 0
         self.abandoned = False
         self._last: int | None = None
-        self._ends = {stream.index: probe.end_of(stream) for stream in self.container.streams}
+        self._times = _BestEffort()
+        self._broken = ""  # why reading ended early
+        self._reached, self._delay = Fraction(0), Fraction(0)  # how far packets came; how far shown after decoded
         self._step = self._frame_step()
         self._first: list[Item] = []
         self._source_items = self._decode()
@@ -87,12 +95,16 @@ class Reader:
         if not self.abandoned:
             self.container.close()
 
-    def prime(self) -> av.VideoFrame:
+    def prime(self, keep_clock: bool = False) -> av.VideoFrame:
         """Read as far as the first frame to keep, and give it.
+
+        Args:
+            keep_clock: the target's timestamps may begin where the input's do, however late.
 
         Raises:
             InputError: nothing decodes, or `start` lies behind the end.
         """
+        self._set_base(self._base_for(keep_clock))
         for item in self._timed():
             self._first.append(item)
             if isinstance(item, av.VideoFrame):
@@ -111,6 +123,9 @@ class Reader:
             self._warn(f"frames damaged in the input, which the decoder patched up: {self.damaged}")
         if self.retimed:
             self._warn(f"frames without a timestamp, or with one out of order, put behind the last: {self.retimed}")
+        if jumps := self._clock.jumps:
+            times = "once" if len(jumps) == 1 else f"{len(jumps)} times, first"
+            self._warn(f"timestamps jump {times} at {float(jumps[0] - self.shift):.3f} s; the gap is closed to one frame")
 
     def pictures(self) -> dict[int, bytes]:
         """Cover pictures by stream index; containers deliver them ahead of the first frame."""
@@ -133,6 +148,32 @@ class Reader:
         rest = max(0.0, whole - self._video.start) if whole is not None else None
         return rest if self._video.duration is None else min(rest or self._video.duration, self._video.duration)
 
+    def _base_for(self, keep_clock: bool) -> Fraction:
+        """What to take from all timestamps, so that the target begins at 0 where the input's beginning says nothing.
+
+        A late start of a few seconds in MP4 or Matroska was meant; that of a transport stream is any number.
+        """
+        begin = clock.begin_of(self.container)
+        if keep_clock:
+            # libavformat makes what comes before a wrap of 33 bits negative; players see it there, at 26.5 hours.
+            return -clock.WRAP if begin < 0 and clock.breaks(self.container) else Fraction(0)
+        if clock.breaks(self.container):
+            return begin
+        if 0 <= begin <= clock.FARTHEST:
+            return Fraction(0)
+        self._warn(f"timestamps begin at {float(begin):.3f} s; in the result they begin at 0")
+        return begin
+
+    def _set_base(self, base: Fraction) -> None:
+        video = self._video
+        self.base = base
+        self.origin = probe.origin_of(self.container, self.stream) - base
+        self.start = self.origin + Fraction(video.start).limit_denominator(1_000_000)
+        self.end = self.start + Fraction(video.duration).limit_denominator(1_000_000) if video.duration else None
+        self.shift = self.start if video.start else Fraction(0)
+        self._ends = {stream.index: probe.end_of(stream, base) for stream in self.container.streams}
+        self._clock = clock.Clock(self.container, self.stream, base)
+
     def _frame_step(self) -> int:
         rate = self.stream.average_rate or self.stream.guessed_rate
         return max(1, round(1 / (rate * self.time_base))) if rate else 1
@@ -149,7 +190,7 @@ class Reader:
     def _decode(self) -> Iterator[Item]:
         self._seek()
         done, held = False, None  # a frame is held back until the next one tells how long it is shown
-        for packet in self._packets():
+        for packet in self._wanted_packets():
             if packet.stream is not self.stream:
                 packet.duration = self._within(packet.stream, packet.pts, packet.duration)
                 if packet.size and self._keep(packet):
@@ -164,25 +205,61 @@ class Reader:
                         break
             if done and self.end is not None and self._past(packet, self.end):
                 return
+        whole = done or self._is_whole()
         if held is not None:
-            yield self._finished(held, None)
+            yield self._finished(held, None, whole)
 
     def _seek(self) -> None:
-        if self._video.start <= 0:
+        """Go to a key frame that is certainly before `start`, by the container's index; without one, stay where we are."""
+        if self._video.start <= 0 or self.container.format.name not in _INDEXED:
             return
-        with suppress(av.error.FFmpegError):  # a pipe: read and drop up to there
-            self.container.seek(int(self.start / self.time_base), stream=self.stream)
+        late = self.start + self.base
+        for seconds in (late - _SEEK_EARLIER, clock.begin_of(self.container)):
+            place = int(seconds / self.time_base)
+            try:
+                self.container.seek(place, stream=self.stream)
+                first = next(p for p in self.container.demux(self.stream) if p.is_keyframe or not p.size)
+                self.container.seek(place, stream=self.stream)
+            except av.error.FFmpegError:  # a pipe: read and drop up to there
+                return
+            stamp = first.dts if first.pts is None else first.pts
+            if stamp is not None and stamp * self.time_base <= late:
+                return
+
+    def _wanted_packets(self) -> Iterator[Packet[Stream]]:
+        """All packets, but of the video only those that frames from `start` on can need.
+
+        That is two groups of pictures: frames behind a key frame may need the group before it (open groups, gradual
+        refresh).
+        """
+        packets = self._packets()
+        groups: deque[list[Packet[Stream]]] = deque(maxlen=2)
+        for packet in packets if self._video.start > 0 else ():
+            if packet.stream is not self.stream:
+                yield packet
+                continue
+            if packet.is_keyframe or not groups:
+                groups.append([])
+            groups[-1].append(packet)
+            stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
+            if not stamps or max(stamps) * self.time_base >= self.start or len(groups[-1]) > _LONGEST_GROUP:
+                break
+        for group in groups:
+            yield from group
+        yield from packets
 
     def _packets(self) -> Iterator[Packet[Stream]]:
         read = False
         try:
-            for packet in self.container.demux():
-                yield packet
+            for raw in self.container.demux():
+                for packet in self._clock.put(raw):
+                    self._count(packet)
+                    yield packet
                 read = True
         except av.error.FFmpegError as error:
             if not read:
                 raise InputError(f"{self.name}: can't be read: {probe.reason(error)}") from None
-            self._warn(f"the input breaks off early: {probe.reason(error)}")
+            self._broken = probe.reason(error)
             yield from self._drain()
 
     def _drain(self) -> Iterator[Packet[Stream]]:
@@ -220,32 +297,56 @@ class Reader:
 
     def _fix_time(self, frame: av.VideoFrame) -> None:
         """Give a frame a timestamp in the stream's time base, behind the last one's."""
-        if frame.pts is not None and frame.time_base not in (None, self.time_base):
-            frame.pts = round(frame.pts * frame.time_base / self.time_base)
+        pts = self._times.choose(frame.pts, frame.dts)
+        if pts is not None and frame.time_base not in (None, self.time_base):
+            pts = round(pts * frame.time_base / self.time_base)
             frame.duration = round(frame.duration * frame.time_base / self.time_base)
         frame.time_base = self.time_base
-        if frame.pts is None:
+        if pts is None:
             first = round(self.origin / self.time_base)
-            frame.pts = first if self._last is None else self._last + self._step
+            pts = first if self._last is None else self._last + self._step
+            self.retimed += self._times.shown  # elsewhere the rate alone tells, and tells exactly
+        elif self._last is not None and pts <= self._last:
+            pts = self._last + 1
             self.retimed += 1
-        elif self._last is not None and frame.pts <= self._last:
-            frame.pts = self._last + 1
-            self.retimed += 1
-        self._last = frame.pts
+        frame.pts = self._last = pts
 
-    def _finished(self, frame: av.VideoFrame, next_pts: int | None) -> av.VideoFrame:
-        """Set how long a frame is shown, and when.
+    def _finished(self, frame: av.VideoFrame, next_pts: int | None, whole: bool = False) -> av.VideoFrame:
+        """Set how long a frame is shown, and when; the last of a whole video as long as its container says.
 
         A decoded frame's own duration is that of a packet, which is the step to the next packet in decoding order.
         """
         assert frame.pts is not None
-        end = self._ends.get(self.stream.index) if next_pts is None else next_pts
+        end = self._ends.get(self.stream.index) if whole else next_pts
         length = end - frame.pts if end is not None and end > frame.pts else frame.duration or self._step
         if self.end is not None:
             length = min(length, max(1, round(self.end / self.time_base) - frame.pts))
         frame.duration = length
         frame.pts -= round(self.shift / self.time_base)
         return frame
+
+    def _count(self, packet: Packet[Stream]) -> None:
+        """Note how far the input has come."""
+        if not packet.size or (self.stream.duration and packet.stream is not self.stream):
+            return
+        stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
+        if len(stamps) == 2 and packet.stream is self.stream:
+            self._delay = max(self._delay, (stamps[0] - stamps[1]) * self.time_base)
+        if stamps:
+            self._reached = max(self._reached, (max(stamps) + (packet.duration or 0)) * packet.time_base)
+
+    def _is_whole(self) -> bool:
+        """Whether the input came as far as its container promised; if not, that is said."""
+        base, length = self.time_base, self.stream.duration
+        promised = self.origin + length * base if length else Fraction(self.container.duration or 0, av.time_base)
+        goal = min(promised - (0 if length else self.base), self.end or promised)
+        missing = goal - self._reached - self._delay
+        if self.container.format.name not in _PROMISING or missing <= 1.5 * self._step * base:
+            missing = Fraction(0)
+        if missing or self._broken:
+            rest = f"the last {float(missing):.2f} s of {float(promised):.2f} s are missing" if missing else ""
+            self._warn(f"the input breaks off early: {', '.join(part for part in (self._broken, rest) if part)}")
+        return not missing
 
     def _keep(self, packet: Packet[Stream]) -> bool:
         """Cut and shift a packet that is only copied; False for one outside the part to keep."""
@@ -285,3 +386,22 @@ class Reader:
         if self.skipped:
             return f"none of its {self.skipped} video packets can be decoded; it is damaged or encrypted"
         return "holds no video frames"
+
+
+class _BestEffort:
+    """libavcodec's rule for a frame's time: when it is to be shown, until those times have gone back more often than
+    those of decoding; then these. Containers without presentation times (AVI) give the latter alone."""
+
+    def __init__(self) -> None:
+        self.shown = False  # the container gives times of showing
+        self._last: list[int | None] = [None, None]  # pts, dts
+        self._faults = [0, 0]
+
+    def choose(self, pts: int | None, dts: int | None) -> int | None:
+        """The better one of a decoded frame's two times, in ticks."""
+        self.shown |= pts not in (None, dts)
+        for index, (stamp, other) in enumerate(((pts, dts), (dts, pts))):
+            last = self._last[index]
+            self._faults[index] += stamp is not None and last is not None and stamp <= last
+            self._last[index] = other if stamp is None else stamp
+        return dts if pts is None or (dts is not None and self._faults[0] > self._faults[1]) else pts

@@ -96,18 +96,18 @@ def enhance_video(
     hwaccel = choose_decoder(video, chosen.device, warn)
     reader = Reader(source, video, warn, hwaccel)
     try:
-        first = reader.prime()
+        path = Path(target) if isinstance(target, (str, Path)) else None
+        muxer = muxer_for(path, video, reader.container.format.name)
+        first = reader.prime(keep_clock=muxer == "mpegts")
         codec = reader.stream.codec_context.name
         taken = hwaccel is None or check_decoder(video, first, codec, warn)
         if not taken and isinstance(source, (str, Path)):  # a pipe goes on, with one thread to decode
             reader.close()
             reader = Reader(source, video, warn)
-            first = reader.prime()
+            first = reader.prime(keep_clock=muxer == "mpegts")
         if min(first.width, first.height) < MIN_SIZE:
             size = f"{first.width}×{first.height}"
             raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
-        path = Path(target) if isinstance(target, (str, Path)) else None
-        muxer = muxer_for(path, video, reader.container.format.name)
         context = reader.stream.codec_context
         layout = Layout(first, video.compare)
         plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)
@@ -194,7 +194,7 @@ class _Ticker:
     def __init__(self, reader: Reader, writer: Writer, on_progress: Callable[[Progress], None] | None) -> None:
         self._writer, self._on_progress = writer, on_progress
         self._total, self._frames = reader.seconds_total(), reader.frames_total()
-        self._origin = 0.0 if reader.shift else float(reader.origin)
+        self._origin = float(reader.start - reader.shift)
         self._begin = time.perf_counter()
         self._next = self._begin
 

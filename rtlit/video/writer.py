@@ -87,7 +87,8 @@ class Writer:
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
-        self._first_pts = self._end = round((reader.origin - reader.shift) / reader.time_base)
+        self._begin: Fraction | None = None  # when the first frame is shown, and until when the last
+        self._end = Fraction(0)
         self._routes: dict[int, streams.Route | None] = {}
         try:
             self._container = av.open(
@@ -182,7 +183,7 @@ class Writer:
     def _movie_timescale(self) -> int:
         """Start offsets are stored in the movie's time scale: one that all streams' ticks are whole in."""
         bases = [s.time_base for s in self._reader.container.streams if s.type in ("video", "audio") and s.time_base]
-        offset = any(s.start_time for s in self._reader.container.streams) or self._reader.shift
+        offset = any(s.start_time for s in self._reader.container.streams) or self._reader.shift or self._reader.base
         scale = math.lcm(*(base.denominator for base in bases)) if offset else self._reader.time_base.denominator
         return scale if 1000 <= scale <= _LARGEST_MOVIE_TIMESCALE else 1000
 
@@ -224,7 +225,7 @@ class Writer:
         reader, kept = self._reader, []
         for chapter in reader.container.chapters():
             base = chapter["time_base"] or Fraction(1, 1000)
-            begin, end = chapter["start"] * base, chapter["end"] * base
+            begin, end = (chapter[key] * base - reader.base for key in ("start", "end"))
             begin = max(begin, reader.start) if reader.shift else begin
             end = min(end, reader.end) if reader.end is not None else end
             if end > begin:
@@ -252,7 +253,9 @@ class Writer:
                 f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
                 "rtlit doctor lists the encoders that work here"
             ) from None
-        self._end = max(self._end, frame.pts + (frame.duration or 0))
+        if self._begin is None:
+            self._begin = frame.pts * frame.time_base
+        self._end = (frame.pts + (frame.duration or 0)) * frame.time_base
         self._mux(packets)
         self.frames += 1
 
@@ -274,8 +277,8 @@ class Writer:
         last = self._held
         if last is None:
             return
-        if self._muxer in MP4_FAMILY and last.dts is not None and self._first_dts is not None:
-            shown = self._end - self._first_pts
+        if self._muxer in MP4_FAMILY and None not in (last.dts, self._first_dts, self._begin):
+            shown = round((self._end - self._begin) / last.time_base)
             last.duration = max(1, shown - (last.dts - self._first_dts))
         self._container.mux(last)
 
