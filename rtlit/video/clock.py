@@ -57,14 +57,18 @@ class Clock:
         self._held: list[Packet[Stream]] = []
 
     def put(self, packet: Packet[Stream]) -> list[Packet[Stream]]:
-        """The packets whose time is certain with this one, on the clock. The empty ones at the end release all."""
+        """The packets whose time is certain with this one, on the clock."""
         if not self._held and (not self._breaks or self._fitting(packet) is not None):
             return [self._placed(packet)]
         self._held.append(packet)
         if packet.stream is self._video and self._fitting(packet) is None:
             self._jump(packet)
-        elif packet.size and len(self._held) < _HELD_PACKETS:
+        elif len(self._held) < _HELD_PACKETS:
             return []
+        return self.rest()
+
+    def rest(self) -> list[Packet[Stream]]:
+        """The packets whose time isn't certain yet."""
         held, self._held = self._held, []
         return [self._placed(packet) for packet in held]
 
@@ -109,8 +113,7 @@ class Clock:
         time = _time(packet)
         assert time is not None
         due = self._due.get(packet.stream_index, max(self._due.values()))
-        ahead = 0 if None in (packet.pts, packet.dts) else packet.pts - packet.dts
-        self.jumps.append(due + ahead * packet.time_base)
+        self.jumps.append(due + (0 if packet.pts is None else packet.pts * packet.time_base - time))
         return self._add(due - time, due)
 
     def _add(self, offset: Fraction, now: Fraction) -> Fraction:

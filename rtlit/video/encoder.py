@@ -135,8 +135,6 @@ def _warn_of_limits(video: VideoStream, encoder: str, muxer: str, turned: bool, 
         warn(f"the pixel aspect ratio {aspect} is lost: {encoder} in {muxer} can't carry it")
     if turned and not matroska and muxer not in MP4_FAMILY:
         warn(f"the rotation is lost: {muxer} can't carry it; players will show the video turned")
-    if matroska and ((video.time_base or Fraction(1)) * 1000).denominator != 1:
-        warn(f"timestamps are rounded to milliseconds: {muxer} holds none finer")
 
 
 def _told(stream_tag: int, frame_tag: int) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MAX_DECODER_THREADS = 8
 # Boxes of ISO/IEC 23001-7 (common encryption) and of PIFF's older uuid variant.
 _ENCRYPTION_BOXES = (b"encv", b"pssh", b"senc", bytes.fromhex("a2394f525a9b4f14a2446c427c648df4"))
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def name_of(source: str | Path | BinaryIO) -> str:
@@ -51,7 +52,8 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
     try:
         file = str(source) if isinstance(source, Path) else source
         container = av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
-        container.flags &= ~Flags.gen_pts.value  # which PyAV sets: for AVI it guesses, and is wrong about B-frames
+        # PyAV asks for guesses at missing times of showing, which are wrong where AVI has B-frames.
+        container.flags &= ~cast(int, Flags.gen_pts.value)
         return container
     except av.error.InvalidDataError:
         if is_encrypted(source):
@@ -114,9 +116,25 @@ def seconds_total(container: InputContainer, stream: VideoStream) -> float | Non
     return container.duration / av.time_base if container.duration else None
 
 
+def asf_duration(source: str | Path | BinaryIO) -> int:
+    """Microseconds that the header of a WMV file promises; 0 where it can't be read.
+
+    ASF specification 3.2, File Properties Object: play duration in units of 100 ns, preroll in milliseconds.
+    """
+    if not isinstance(source, (str, Path)) or not os.path.isfile(source):
+        return 0
+    with open(source, "rb") as file:
+        head = file.read(1 << 16)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 88:
+        return 0
+    duration, _, preroll = struct.unpack_from("<3Q", head, at + 64)
+    return max(0, int(duration) // 10 - int(preroll) * 1000)
+
+
 def end_of(stream: Stream, base: Fraction) -> int | None:
-    """Where an MP4 edit list cuts the stream off, in its time base, `base` seconds less: the last packet may be longer."""
-    if stream.duration is None or "mp4" not in stream.container.format.name:
+    """Where an MP4 edit list cuts the stream off, less `base` seconds, in its ticks: the last packet may be longer."""
+    if stream.duration is None or stream.time_base is None or "mp4" not in stream.container.format.name:
         return None
     return (stream.start_time or 0) + stream.duration - round(base / stream.time_base)
 

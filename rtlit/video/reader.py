@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -25,10 +24,13 @@ Item: TypeAlias = "av.VideoFrame | Packet[Stream]"
 # Sound and subtitles of the last kept frames can lie this far behind them in the file.
 _TAIL_SECONDS = 10
 # Demuxers that find a key frame by an index. Others go by byte position and guess; those are read from the beginning.
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "nut", "asf"}
+_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+_INDEXED = {_MP4, "matroska,webm", "avi", "flv", "nut", "asf"}
 _SEEK_EARLIER = 1  # seconds; sound can stand before the picture that it belongs to
 # Demuxers that find the length written in the file. Others work it out from what is there.
-_PROMISING = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "flv", "asf", "mxf", "ivf"}
+_PROMISING = {_MP4, "matroska,webm", "avi", "flv", "asf", "mxf", "ivf"}
+# MP4's demuxer says "end" at each sample that lies behind the end, though others may lie before it.
+_EMPTY_READS = 100
 _LONGEST_GROUP = 1000  # packets without a key frame that wait for the part to keep; more than that are decoded
 
 
@@ -72,8 +74,11 @@ class Reader:
             raise
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
+        # A frame this much before the asked time is meant: people write milliseconds.
+        self._near = min(self.time_base / 2, Fraction(1, 2000))
         self._set_base(Fraction(0))
         self.skipped = self.damaged = self.retimed = 0
+        self._sent = self._got = 0  # packets given to the decoder, frames it gave back
         self.seconds = 0.0
         self.frame_bytes = 0
         self.abandoned = False
@@ -123,9 +128,9 @@ class Reader:
             self._warn(f"frames damaged in the input, which the decoder patched up: {self.damaged}")
         if self.retimed:
             self._warn(f"frames without a timestamp, or with one out of order, put behind the last: {self.retimed}")
-        if jumps := self._clock.jumps:
-            times = "once" if len(jumps) == 1 else f"{len(jumps)} times, first"
-            self._warn(f"timestamps jump {times} at {float(jumps[0] - self.shift):.3f} s; the gap is closed to one frame")
+        if jumps := [at for at in self._clock.jumps if self.start < at and (self.end is None or at < self.end)]:
+            times = "once, at" if len(jumps) == 1 else f"{len(jumps)} times, first at"
+            self._warn(f"timestamps jump {times} {float(jumps[0] - self.shift):.3f} s; each gap is closed to one frame")
 
     def pictures(self) -> dict[int, bytes]:
         """Cover pictures by stream index; containers deliver them ahead of the first frame."""
@@ -197,7 +202,7 @@ class Reader:
                     yield packet
             elif not done:
                 for frame in self._frames(packet):
-                    done = self.end is not None and self._at(frame) >= self.end - self.time_base / 2
+                    done = self.end is not None and self._at(frame) >= self.end - self._near
                     if held is not None:
                         yield self._finished(held, frame.pts)
                     held = None if done else frame
@@ -205,12 +210,14 @@ class Reader:
                         break
             if done and self.end is not None and self._past(packet, self.end):
                 return
-        whole = done or self._is_whole()
+        lacks = not done and self._lacks()
         if held is not None:
-            yield self._finished(held, None, whole)
+            last = self._finished(held, None, whole=not lacks)
+            self._say_what_lacks(lacks, self._at(last) + last.duration * self.time_base + self.shift)
+            yield last
 
     def _seek(self) -> None:
-        """Go to a key frame that is certainly before `start`, by the container's index; without one, stay where we are."""
+        """Go to a key frame that is certainly before `start`, where the container has an index to find it by."""
         if self._video.start <= 0 or self.container.format.name not in _INDEXED:
             return
         late = self.start + self.base
@@ -249,40 +256,57 @@ class Reader:
         yield from packets
 
     def _packets(self) -> Iterator[Packet[Stream]]:
-        read = False
+        """What is read, on the clock; at the end an empty packet, which empties the decoder."""
+        read, tries = False, 1
         try:
-            for raw in self.container.demux():
-                for packet in self._clock.put(raw):
-                    self._count(packet)
-                    yield packet
-                read = True
+            while tries:
+                tries -= 1
+                for packet in self.container.demux():
+                    if packet.size:
+                        read, tries = True, _EMPTY_READS
+                        yield from self._counted(self._clock.put(packet))
+                if self.container.format.name != _MP4 or not self._lacks():
+                    break
         except av.error.FFmpegError as error:
             if not read:
                 raise InputError(f"{self.name}: can't be read: {probe.reason(error)}") from None
             self._broken = probe.reason(error)
-            yield from self._drain()
+        yield from self._counted(self._clock.rest())
+        end: Packet[Stream] = av.Packet()
+        end.stream, end.time_base = self.stream, self.time_base
+        yield end
 
-    def _drain(self) -> Iterator[Packet[Stream]]:
-        packet: Packet[Stream] = av.Packet()
-        packet.stream = self.stream
-        packet.time_base = self.time_base
-        yield packet
+    def _counted(self, packets: list[Packet[Stream]]) -> list[Packet[Stream]]:
+        """Note how far the input has come."""
+        for packet in packets:
+            stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
+            if not stamps or (self._promise()[1] and packet.stream is not self.stream):
+                continue
+            if len(stamps) == 2 and packet.stream is self.stream:
+                self._delay = max(self._delay, (stamps[0] - stamps[1]) * self.time_base)
+            self._reached = max(self._reached, (max(stamps) + (packet.duration or 0)) * packet.time_base)
+        return packets
 
     def _frames(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
         if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
             raise InputError(f"{self.name}: is encrypted; rtlit can't read protected video")
+        if packet.is_corrupt and self.container.format.name in _INDEXED:
+            return  # the file ends in it
+        self._sent += bool(packet.size)
         try:
             frames = packet.decode()
         except av.error.MemoryError:
             raise
         except (av.error.FFmpegError, EOFError):
-            self.skipped += 1
+            # At the end the decoder's threads take what they still have with them.
+            self.skipped += 1 if packet.size else max(1, self._sent - self._got - self.skipped)
             return
+        self._got += len(frames)
         for frame in frames:
             assert isinstance(frame, av.VideoFrame)
             self.damaged += frame.is_corrupt
             self._fix_time(frame)
-            if not self._video.start or self._at(frame) >= self.start - self.time_base / 2:
+            if not self._video.start or self._at(frame) >= self.start - self._near:
                 yield frame
 
     def _within(self, stream: Stream, pts: int | None, duration: int | None) -> int:
@@ -325,28 +349,33 @@ class Reader:
         frame.pts -= round(self.shift / self.time_base)
         return frame
 
-    def _count(self, packet: Packet[Stream]) -> None:
-        """Note how far the input has come."""
-        if not packet.size or (self.stream.duration and packet.stream is not self.stream):
-            return
-        stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
-        if len(stamps) == 2 and packet.stream is self.stream:
-            self._delay = max(self._delay, (stamps[0] - stamps[1]) * self.time_base)
-        if stamps:
-            self._reached = max(self._reached, (max(stamps) + (packet.duration or 0)) * packet.time_base)
+    def _promise(self) -> tuple[Fraction | None, bool]:
+        """When the input should end, on the clock, as its header tells, and whether that is of the video alone."""
+        stream, name = self.stream, self.container.format.name
+        if name not in _PROMISING:
+            return None, False
+        # Of a file that was cut off, libavformat scales AVI's duration down, and passes over ASF's.
+        length = stream.frames * self._step if name == "avi" else stream.duration
+        if length:
+            return self.origin + length * self.time_base, True
+        whole = self.container.duration or (probe.asf_duration(self._source) if name == "asf" else 0)
+        return (Fraction(whole, av.time_base) - self.base if whole else None), False
 
-    def _is_whole(self) -> bool:
-        """Whether the input came as far as its container promised; if not, that is said."""
-        base, length = self.time_base, self.stream.duration
-        promised = self.origin + length * base if length else Fraction(self.container.duration or 0, av.time_base)
-        goal = min(promised - (0 if length else self.base), self.end or promised)
-        missing = goal - self._reached - self._delay
-        if self.container.format.name not in _PROMISING or missing <= 1.5 * self._step * base:
-            missing = Fraction(0)
-        if missing or self._broken:
-            rest = f"the last {float(missing):.2f} s of {float(promised):.2f} s are missing" if missing else ""
-            self._warn(f"the input breaks off early: {', '.join(part for part in (self._broken, rest) if part)}")
-        return not missing
+    def _lacks(self) -> bool:
+        """Whether more than a frame of what was promised, and is wanted, didn't come."""
+        promised = self._promise()[0]
+        if promised is None:
+            return False
+        return min(promised, self.end or promised) - self._reached - self._delay > 1.5 * self._step * self.time_base
+
+    def _say_what_lacks(self, lacks: bool, end: Fraction) -> None:
+        promised = self._promise()[0]
+        parts = [self._broken] if self._broken else []
+        if lacks and promised is not None:
+            goal = min(promised, self.end or promised)
+            parts.append(f"the last {float(goal - end):.2f} s of {float(goal - self.start):.2f} s are missing")
+        if parts:
+            self._warn(f"the input breaks off early: {', '.join(parts)}")
 
     def _keep(self, packet: Packet[Stream]) -> bool:
         """Cut and shift a packet that is only copied; False for one outside the part to keep."""

@@ -87,8 +87,7 @@ class Writer:
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
-        self._begin: Fraction | None = None  # when the first frame is shown, and until when the last
-        self._end = Fraction(0)
+        self._begin = self._end = Fraction(0)  # when the first frame is shown, and until when the last
         self._routes: dict[int, streams.Route | None] = {}
         try:
             self._container = av.open(
@@ -253,7 +252,7 @@ class Writer:
                 f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
                 "rtlit doctor lists the encoders that work here"
             ) from None
-        if self._begin is None:
+        if not self.frames:
             self._begin = frame.pts * frame.time_base
         self._end = (frame.pts + (frame.duration or 0)) * frame.time_base
         self._mux(packets)
@@ -265,8 +264,17 @@ class Writer:
             if self._held is None:
                 self._first_dts = packet.dts
             else:
-                self._container.mux(self._held)
+                self._store(self._held)
             self._held = packet
+
+    def _store(self, packet: Packet[Any]) -> None:
+        """Write a packet of the video, and say so where the container can't hold its time."""
+        assert packet.pts is not None
+        exact = packet.pts * packet.time_base
+        self._container.mux(packet)
+        if abs(packet.pts * packet.time_base - exact) > self._reader.time_base / 2:
+            unit = "milliseconds" if packet.time_base == Fraction(1, 1000) else f"{packet.time_base} s"
+            self._warn(f"timestamps are rounded to {unit}: {self._muxer} holds none finer")
 
     def _mux_last(self) -> None:
         """Write the last packet so that the durations of all add up to the time that the video is shown.
@@ -277,10 +285,10 @@ class Writer:
         last = self._held
         if last is None:
             return
-        if self._muxer in MP4_FAMILY and None not in (last.dts, self._first_dts, self._begin):
+        if self._muxer in MP4_FAMILY and last.dts is not None and self._first_dts is not None:
             shown = round((self._end - self._begin) / last.time_base)
             last.duration = max(1, shown - (last.dts - self._first_dts))
-        self._container.mux(last)
+        self._store(last)
 
 
 def _in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
