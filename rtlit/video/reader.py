@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -173,7 +174,9 @@ class Reader:
         video = self._video
         self.base = base
         self.origin = probe.origin_of(self.container, self.stream) - base
-        self.start = self.origin + Fraction(video.start).limit_denominator(1_000_000)
+        # At a tick of the video's, so that sound and picture are moved alike.
+        ticks = ceil((Fraction(video.start).limit_denominator(1_000_000) - self._near) / self.time_base)
+        self.start = self.origin + ticks * self.time_base
         self.end = self.start + Fraction(video.duration).limit_denominator(1_000_000) if video.duration else None
         self.shift = self.start if video.start else Fraction(0)
         self._ends = {stream.index: probe.end_of(stream, base) for stream in self.container.streams}
