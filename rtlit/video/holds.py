@@ -72,7 +72,7 @@ _TABLE = {
             f"{_PCM} s16be s24be s32be alaw mulaw",
         ),
         lossy=("aac",), lossless=("flac",),
-        subtitles=_names("subrip ass webvtt dvd_subtitle dvb_subtitle hdmv_pgs_subtitle hdmv_text_subtitle arib_caption"),
+        subtitles=_names("subrip ass webvtt dvd_subtitle dvb_subtitle hdmv_pgs_subtitle hdmv_text_subtitle"),
         text="subrip", attachments=True, covers=True,
     ),
     "webm": Holds(sound=_names("opus vorbis"), lossy=("libopus",), subtitles=_names("webvtt"), text="webvtt"),

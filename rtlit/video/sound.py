@@ -54,6 +54,17 @@ class SoundPlan:
         a_channel = 96_000 if self.rate >= 32_000 else 48_000 if self.rate >= 16_000 else 24_000
         context.bit_rate = a_channel * context.channels
 
+    def described(self, stream: AudioStream) -> str:
+        """The encoder, and what of a stream's sound it can't keep."""
+        decoder, channels = stream.codec_context, av.AudioLayout(self.layout).nb_channels
+        encoded = av.codec.Codec(self.encoder, "w").canonical_name
+        changes = {
+            "with loss": is_lossless(decoder.codec.canonical_name) and not is_lossless(encoded),
+            f"{decoder.channels} channels mixed to {channels}": channels != decoder.channels,
+            f"at {self.rate} Hz": self.rate < decoder.sample_rate,
+        }
+        return ", ".join([self.encoder, *(change for change, made in changes.items() if made)])
+
 
 def named_layout(layout: av.AudioLayout) -> str:
     """A layout's name, FFmpeg's default for the number of channels where the file doesn't say."""
@@ -77,16 +88,16 @@ def plan_sound(stream: AudioStream, lossless: tuple[str, ...], lossy: tuple[str,
     if is_lossless(decoder.codec.canonical_name):
         encoders = (*sorted(lossless, key=lambda name: _loss(_format(name, decoder), decoder)), *lossy)
     own = named_layout(decoder.layout)
-    sides = own.replace("(side)", "") if "(side)" in own else f"{own}(side)"  # the same speakers by another name
-    whole = [name for name in (own, sides) if _exists(name)]
+    plain = own.replace("(side)", "")  # the same speakers by the name that AAC has a number for
+    whole = [name for name in dict.fromkeys((plain, own, f"{plain}(side)")) if _exists(name)]
     narrower = [name for name in _NARROWER if av.AudioLayout(name).nb_channels <= decoder.channels]
-    for layouts in (whole, narrower):
-        for encoder in encoders:
-            for layout in layouts:
-                plan = _fitted(encoder, decoder, layout)
-                with suppress(av.error.FFmpegError, ValueError):
-                    plan.open()
-                    return plan
+    tries = [(encoder, layout) for encoder in encoders for layout in whole]
+    tries += [(encoder, layout) for layout in narrower for encoder in encoders]
+    for encoder, layout in tries:
+        plan = _fitted(encoder, decoder, layout)
+        with suppress(av.error.FFmpegError, ValueError):
+            plan.open()
+            return plan
     return None
 
 
@@ -169,7 +180,7 @@ class SoundConverter:
         if packet is not None:
             self._base = packet.time_base
         try:
-            frames = cast("list[av.AudioFrame]", self._decoder.decode(packet))
+            frames = self._decoder.decode(packet)
         except av.error.MemoryError:
             raise
         except (av.error.FFmpegError, EOFError):

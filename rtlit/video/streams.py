@@ -15,7 +15,7 @@ from av.rational import AVRational
 from av.stream import Disposition
 
 from rtlit.video.holds import Holds, holds
-from rtlit.video.sound import SoundConverter, SoundPlan, is_lossless, named_layout, plan_sound
+from rtlit.video.sound import SoundConverter, named_layout, plan_sound
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -166,9 +166,9 @@ class _Order:
 
     def __call__(self, packet: Packet[Stream] | None) -> list[Packet[Stream]]:
         if packet is None:
-            for count, fate in ((self._moved, "moved"), (self._dropped, "dropped")):
-                if count:
-                    self._warn(f"{self._label}: packets whose time goes back, {fate}: {count}")
+            if self._moved or self._dropped:
+                fate = f"{self._moved} moved, {self._dropped} dropped"
+                self._warn(f"{self._label}: packets whose time goes back: {fate}")
             return []
         base = self._copy.time_base
         if base is not None and packet.time_base is not None:
@@ -213,7 +213,7 @@ def _convert(
 ) -> Route | None:
     container = output.format.name
     if isinstance(stream, av.AudioStream) and (plan := plan_sound(stream, row.lossless, row.lossy)):
-        warn(f"{label} is converted from {codec} to {_described(stream, plan)}: {container} can't hold {codec}")
+        warn(f"{label} is converted from {codec} to {plan.described(stream)}: {container} can't hold {codec}")
         converter = SoundConverter(stream, output, plan, label, warn)
         _describe(stream, converter.copy)
         return converter
@@ -222,19 +222,6 @@ def _convert(
         return _convert_subtitles(cast("SubtitleStream", stream), output, row.text)
     warn(f"{label} ({codec}) is dropped: {container} can't hold it")
     return None
-
-
-def _described(stream: av.AudioStream, plan: SoundPlan) -> str:
-    """The encoder, and what of the sound it can't keep."""
-    decoder = stream.codec_context
-    lossy = is_lossless(decoder.codec.canonical_name) and not is_lossless(av.codec.Codec(plan.encoder, "w").canonical_name)
-    channels = av.AudioLayout(plan.layout).nb_channels
-    changes = [
-        "with loss" if lossy else "",
-        f"{decoder.channels} channels mixed to {channels}" if channels != decoder.channels else "",
-        f"at {plan.rate} Hz" if plan.rate < decoder.sample_rate else "",
-    ]
-    return ", ".join([plan.encoder, *filter(None, changes)])
 
 
 def _convert_subtitles(stream: SubtitleStream, output: OutputContainer, target: str) -> Route:
