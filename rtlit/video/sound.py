@@ -102,12 +102,11 @@ def plan_sound(stream: AudioStream, lossless: tuple[str, ...], lossy: tuple[str,
 
 
 def is_lossless(codec: str) -> bool:
-    """Whether a codec keeps every sample; DTS, which can do both, doesn't count."""
+    """Whether a codec keeps every sample, as those of FFmpeg's that may do nearly always do; but DTS hardly ever."""
     try:
-        found = av.codec.Codec(codec, "r")
+        return av.codec.Codec(codec, "r").lossless and codec != "dts"
     except ValueError:
         return False
-    return found.lossless and not found.lossy
 
 
 def _exists(layout: str) -> bool:
