@@ -80,7 +80,7 @@ def in_step(source: Path, target: Path, slack: float = 0.01) -> None:  # encoder
 
 # Which containers copy a kind of sound, and what the rest gets. FFmpeg's names, as its program prints them.
 ALL = (".mp4", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".ts", ".m2ts", ".mpg", ".nut")
-LOSSY = dict(zip(ALL, ("aac", "aac", "aac", "aac", "opus", "mp3", "aac", "aac", "aac", "mp2", "aac"), strict=True))
+LOSSY = dict(zip(ALL, ("aac", "aac", "aac", "aac", "opus", "ac3", "aac", "aac", "aac", "mp2", "aac"), strict=True))
 EXACT = {**LOSSY, ".mp4": "alac", ".mov": "alac", ".mkv": "flac", ".avi": "pcm_s", ".nut": "flac"}
 COPIED = {
     (".mkv", "flac"): ".mp4 .mkv .nut",

@@ -82,7 +82,8 @@ _TABLE = {
             "wmav1 wmav2 wmapro wmalossless",
             f"{_PCM} alaw mulaw",
         ),
-        lossy=("libmp3lame", "ac3"), lossless=("pcm_s16le", "pcm_s24le"), subtitles=_names("xsub"), chapters=False,
+        # AVI has no place for an encoder's delay, by which sound comes late: 23 ms of MP3, 5 ms of AC-3.
+        lossy=("ac3",), lossless=("pcm_s16le", "pcm_s24le"), subtitles=_names("xsub"), chapters=False,
     ),
     "flv": Holds(
         sound=_names("aac mp3 adpcm_swf nellymoser", "u8 s16le alaw mulaw"),
