@@ -385,8 +385,9 @@ class Reader:
         from av.stream import Disposition
 
         stamp = packet.dts if packet.pts is None else packet.pts
-        if not self.trimmed or stamp is None or packet.stream.disposition & Disposition.attached_pic:
-            return not self.trimmed or stamp is not None
+        cover = bool(packet.stream.disposition & Disposition.attached_pic)  # which belongs to every part
+        if not self.trimmed or stamp is None or cover:
+            return not self.trimmed or cover
         begin, length = stamp * packet.time_base, (packet.duration or 0) * packet.time_base
         subtitle = packet.stream.type == "subtitle"
         if self._video.start and begin < self.start:

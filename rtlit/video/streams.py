@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import av
+from av.bitstream import BitStreamFilterContext
+from av.format import Flags
+from av.rational import AVRational
 from av.stream import Disposition
 
+from rtlit.video.holds import Holds, holds
+from rtlit.video.sound import SoundConverter, named_layout, plan_sound
+
 if TYPE_CHECKING:
-    from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.packet import Packet
     from av.stream import AttachmentStream, Stream
@@ -20,13 +27,11 @@ if TYPE_CHECKING:
 # Takes a packet of the input's stream (None at the end) and gives what to write.
 Route: TypeAlias = "Callable[[Packet[Stream] | None], list[Packet[Stream]]]"
 
-_TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
-_SUBTITLE_TARGET = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text", "webm": "webvtt", "3gp": "mov_text"}
-_AUDIO_TARGET = {"webm": "libopus", "vob": "mp2", **dict.fromkeys(("mp4", "mov", "flv", "mpegts", "3gp"), "aac")}
 _EMPTY_MOV_TEXT = 2  # bytes: a length of 0
+_AMR_FRAME = Fraction(1, 50)  # seconds
 _COVER_MIME = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png"), "webp": ("webp", "image/webp")}
-# libavformat lets anything into a program stream, and fails at its header.
-_PROGRAM_STREAM_AUDIO = {"mp2", "mp3", "mp3float", "ac3", "dts", "pcm_dvd"}
+# A packet whose time goes back by less than this is put behind the last one; else what it holds was there already.
+_MOVED_SECONDS = Fraction(1, 10)
 # Matroska's statistics describe the streams of the file they were in; the muxer writes its own.
 _STATISTICS = ("BPS", "DURATION", "NUMBER_OF_", "_STATISTICS", "SOURCE_ID")
 _STALE_TAGS = (*_STATISTICS, "ENCODER", "MAJOR_BRAND", "MINOR_VERSION", "COMPATIBLE_BRANDS")
@@ -40,26 +45,70 @@ def kept_tags(tags: dict[str, str]) -> dict[str, str]:
 def route(stream: Stream, output: OutputContainer, cover: bytes | None, warn: Callable[[str], None]) -> Route | None:
     """Add the output's counterpart of an input stream; None where it has none."""
     label = f"{stream.type} stream {stream.index}"
-    codec = stream.codec_context.name if stream.codec_context else stream.name or "unknown"
     if stream.type == "attachment":
         return _attachment(cast("AttachmentStream", stream), output, label, warn)
+    codec = _codec(stream)
     if stream.disposition & Disposition.attached_pic:
         return _cover(stream, output, cover, codec, warn)
     if stream.codec_context is None:
         warn(f"{label} is dropped: its codec is unknown here")
         return None
-    if output.format.name == "vob" and stream.type == "audio" and codec not in _PROGRAM_STREAM_AUDIO:
-        return _convert(stream, output, label, codec, warn)
+    row = holds(output)
+    held = row.sound if stream.type == "audio" else row.subtitles
+    if (held is None or codec in held) and _writes_header(stream, output):
+        return _copy(stream, output, label, warn)
+    return _convert(stream, output, row, label, codec, warn)
+
+
+def _codec(stream: Stream) -> str:
+    """FFmpeg's name of a stream's codec, whichever decoder reads it."""
+    context = stream.codec_context
+    return context.codec.canonical_name if context else getattr(stream, "name", None) or "unknown"
+
+
+def _writes_header(stream: Stream, output: OutputContainer) -> bool:
+    """Whether the muxer takes this very stream: not its codec's name alone decides, also rate, channels and extradata.
+
+    What only its header refuses would otherwise come out with the first frame.
+    """
+    muxer = output.format.name
+    trial = av.open(io.BytesIO(), "w", format=muxer, container_options=dict(output.container_options))
     try:
-        return _copy(stream, output)
+        _add_copy(stream, trial)
+        trial.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return False
+    finally:
+        with suppress(ValueError, av.error.FFmpegError):
+            trial.close()
+    return True
+
+
+def _add_copy(stream: Stream, output: OutputContainer) -> Stream:
+    """The output's stream for packets of an input's.
+
+    Raises:
+        ValueError, av.error.FFmpegError: the container doesn't take the codec.
+    """
+    try:
+        copy = output.add_stream_from_template(stream, opaque=True)
     except ValueError:
-        return _convert(stream, output, label, codec, warn)
+        if stream.type != "audio" or output.format.name != "matroska":
+            raise
+        # What Windows' ACM knows Matroska holds too, but PyAV asks a list that lacks it: fill in the stream later.
+        copy = output.add_mux_stream("flac")
+        BitStreamFilterContext("null", in_stream=stream, out_stream=copy)
+        copy.time_base = stream.time_base
+        return copy
+    if isinstance(copy, av.AudioStream) and copy.codec_context.channels:
+        copy.codec_context.layout = named_layout(copy.codec_context.layout)
+    return copy
 
 
 def _attachment(
     stream: AttachmentStream, output: OutputContainer, label: str, warn: Callable[[str], None]
 ) -> Route | None:
-    if output.format.name != "matroska":
+    if not holds(output).attachments:
         warn(f"{label} ({stream.name}) is dropped: {output.format.name} holds no attachments")
         return None
     mime = stream.mimetype or "application/octet-stream"
@@ -71,79 +120,108 @@ def _attachment(
 def _cover(
     stream: Stream, output: OutputContainer, cover: bytes | None, codec: str, warn: Callable[[str], None]
 ) -> Route | None:
-    if output.format.name == "matroska" and cover is not None and codec in _COVER_MIME:
+    row = holds(output)
+    if row.attachments and cover is not None and codec in _COVER_MIME:
         # Matroska keeps covers as attachments, which must be there before the header.
         suffix, mime = _COVER_MIME[codec]
         copy = output.add_attachment(stream.metadata.get("filename", f"cover.{suffix}"), mime, cover)
         copy.metadata.update({**stream.metadata, **copy.metadata})
         return None
-    if output.format.name == "mp4" and codec in _COVER_MIME:
-        return _copy(stream, output)
+    if row.covers and not row.attachments and codec in _COVER_MIME and _writes_header(stream, output):
+        return _copy(stream, output, f"cover picture {stream.index}", warn)
     warn(f"cover picture (stream {stream.index}) is dropped: {output.format.name} can't hold it")
     return None
 
 
-def _copy(stream: Stream, output: OutputContainer) -> Route:
-    copy = output.add_stream_from_template(stream, opaque=True)
+def _copy(stream: Stream, output: OutputContainer, label: str, warn: Callable[[str], None]) -> Route:
+    copy = _add_copy(stream, output)
     _describe(stream, copy)
-    # MP4's muxer writes an empty sample wherever a subtitle ends, so those of the input would double.
-    fillers = stream.codec_context.name == "mov_text"
+    codec = _codec(stream)
+    cover = bool(stream.disposition & Disposition.attached_pic)
+    in_order = _Order(stream, copy, label, warn)
 
     def write(packet: Packet[Stream] | None) -> list[Packet[Stream]]:
-        if packet is None or fillers and packet.size <= _EMPTY_MOV_TEXT:
-            return []
+        # MP4's muxer writes an empty sample wherever a subtitle ends, so those of the input would double.
+        if packet is None or codec == "mov_text" and packet.size <= _EMPTY_MOV_TEXT:
+            return in_order(packet)
         if packet.dts is None and packet.pts is None:
-            if not stream.disposition & Disposition.attached_pic:
+            if not cover:
                 return []
             packet.pts = packet.dts = 0
-        packet.stream = copy
-        return [packet]
+        packets = _single_frames(packet) if codec == "amr_nb" else [packet]
+        return [one for each in packets for one in in_order(each)]
 
     return write
+
+
+class _Order:
+    """Sees that packets go to the muxer in the order of their times, which it demands: else the whole file fails."""
+
+    def __init__(self, stream: Stream, copy: Stream, label: str, warn: Callable[[str], None]) -> None:
+        self._copy, self._label, self._warn = copy, label, warn
+        nonstrict = Flags.ts_nonstrict in Flags(copy.container.format.flags)
+        self._step = 0 if stream.type == "subtitle" or nonstrict else 1
+        self._last: int | None = None
+        self._moved = self._dropped = 0
+
+    def __call__(self, packet: Packet[Stream] | None) -> list[Packet[Stream]]:
+        if packet is None:
+            if self._moved or self._dropped:
+                fate = f"{self._moved} moved, {self._dropped} dropped"
+                self._warn(f"{self._label}: packets whose time goes back: {fate}")
+            return []
+        base = self._copy.time_base
+        if base is not None and packet.time_base is not None:
+            packet.rescale_ts(AVRational(base.numerator, base.denominator))  # the muxer compares in its own ticks
+        dts = packet.pts if packet.dts is None else packet.dts
+        if self._last is not None and dts is not None and dts < self._last + self._step:
+            back = self._last + self._step - dts
+            if base is not None and back * base > _MOVED_SECONDS:
+                self._dropped += 1
+                return []
+            self._moved += back > 1  # one tick is rounding
+            dts += back
+            packet.dts = dts
+            packet.pts = dts if packet.pts is None else max(packet.pts, dts)
+        self._last = dts
+        packet.stream = self._copy
+        return [packet]
+
+
+def _single_frames(packet: Packet[Stream]) -> list[Packet[Stream]]:
+    """A packet of AMR frame by frame: old phones put several into one, which MP4's muxer refuses."""
+    parser = packet.stream.codec_context
+    frames = [*parser.parse(bytes(packet)), *parser.parse(None)]
+    if len(frames) < 2:
+        return [packet]
+    for index, frame in enumerate(frames):
+        frame.time_base, frame.is_keyframe = packet.time_base, True
+        frame.duration = round(_AMR_FRAME / packet.time_base)
+        frame.pts = frame.dts = (packet.pts or 0) + round(index * _AMR_FRAME / packet.time_base)
+    return frames
 
 
 def _describe(stream: Stream, copy: Stream) -> None:
     copy.metadata.update(kept_tags(stream.metadata))
     copy.disposition = stream.disposition
-    if copy.container.format.name == "mpegts":
+    if copy.container.format.name == stream.container.format.name == "mpegts":
         copy.id = stream.id
 
 
 def _convert(
-    stream: Stream, output: OutputContainer, label: str, codec: str, warn: Callable[[str], None]
+    stream: Stream, output: OutputContainer, row: Holds, label: str, codec: str, warn: Callable[[str], None]
 ) -> Route | None:
     container = output.format.name
-    if stream.type == "audio" and container in _AUDIO_TARGET:
-        target = _AUDIO_TARGET[container]
-        warn(f"{label} is converted from {codec} to {target}: {container} can't hold {codec}")
-        return _convert_audio(cast("AudioStream", stream), output, target)
-    if stream.type == "subtitle" and codec in _TEXT_SUBTITLES and container in _SUBTITLE_TARGET:
-        target = _SUBTITLE_TARGET[container]
-        warn(f"{label} is converted from {codec} to {target}: {container} can't hold {codec}")
-        return _convert_subtitles(cast("SubtitleStream", stream), output, target)
+    if isinstance(stream, av.AudioStream) and (plan := plan_sound(stream, row.lossless, row.lossy)):
+        warn(f"{label} is converted from {codec} to {plan.described(stream)}: {container} can't hold {codec}")
+        converter = SoundConverter(stream, output, plan, label, warn)
+        _describe(stream, converter.copy)
+        return converter
+    if stream.type == "subtitle" and row.text and stream.codec_context.codec.text_sub:
+        warn(f"{label} is converted from {codec} to {row.text}: {container} can't hold {codec}")
+        return _convert_subtitles(cast("SubtitleStream", stream), output, row.text)
     warn(f"{label} ({codec}) is dropped: {container} can't hold it")
     return None
-
-
-def _convert_audio(stream: AudioStream, output: OutputContainer, target: str) -> Route:
-    rate = 48000 if target == "libopus" else stream.codec_context.sample_rate
-    copy = output.add_stream(target, rate=rate)
-    assert isinstance(copy, av.AudioStream)
-    copy.codec_context.layout = stream.codec_context.layout
-    copy.codec_context.time_base = Fraction(1, rate)
-    copy.codec_context.bit_rate = 96_000 * max(1, stream.codec_context.channels)
-    _describe(stream, copy)
-
-    def write(packet: Packet[Stream] | None) -> list[Packet[Stream]]:
-        if packet is None:
-            return list(copy.encode(None))
-        packets: list[Packet[Stream]] = []
-        for frame in packet.decode():
-            assert isinstance(frame, av.AudioFrame)
-            packets.extend(copy.encode(frame))
-        return packets
-
-    return write
 
 
 def _convert_subtitles(stream: SubtitleStream, output: OutputContainer, target: str) -> Route:
@@ -170,8 +248,8 @@ def _convert_subtitles(stream: SubtitleStream, output: OutputContainer, target: 
 def route_extra_video(stream: VideoStream, output: OutputContainer, warn: Callable[[str], None]) -> Route | None:
     """Copy a second video stream as it is."""
     try:
-        copied = _copy(stream, output)
-    except ValueError:
+        copied = _copy(stream, output, f"video stream {stream.index}", warn)
+    except (ValueError, av.error.FFmpegError):
         warn(f"video stream {stream.index} is dropped: {output.format.name} can't hold it")
         return None
     warn(f"video stream {stream.index} is copied as it is: only the best video stream is enhanced")

@@ -19,6 +19,7 @@ from rtlit.video import probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.holds import holds, is_blu_ray
 from rtlit.video.reader import Reader
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Writer:
         if self._muxer in ("matroska", "webm"):
             return {"default_mode": "passthrough"}
         if self._muxer == "mpegts":
-            return {"mpegts_copyts": "1"}
+            return {"mpegts_copyts": "1", "mpegts_m2ts_mode": str(int(is_blu_ray(self._target)))}
         return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
 
     def _custom_tags(self) -> bool:
@@ -230,6 +231,9 @@ class Writer:
             if end > begin:
                 ticks = [round((seconds - reader.shift) / base) for seconds in (begin, end)]
                 kept.append({**chapter, "time_base": base, "start": ticks[0], "end": ticks[1]})
+        if kept and not holds(self._container).chapters:
+            self._warn(f"chapters are dropped: {self._muxer} holds none")
+            return []
         return kept
 
     def _encode(self, frame: av.VideoFrame) -> None:
