@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import av
 from av.stream import Disposition
 
+from rtlit.video import matroska
+
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
@@ -104,9 +106,18 @@ def _copy(stream: Stream, output: OutputContainer) -> Route:
 
 def _describe(stream: Stream, copy: Stream) -> None:
     copy.metadata.update(kept_tags(stream.metadata))
+    if isinstance(stream, av.VideoStream):
+        name_with_aspect(copy, stream)
     copy.disposition = stream.disposition
     if copy.container.format.name == "mpegts":
         copy.id = stream.id
+
+
+def name_with_aspect(copy: Stream, source: VideoStream) -> None:
+    """Leave the pixel aspect ratio in a Matroska track's name, for `matroska.complete` to write it where it belongs."""
+    aspect = source.sample_aspect_ratio
+    if copy.container.format.name in ("matroska", "webm") and aspect not in (None, 0, 1):
+        copy.metadata["title"] = matroska.marked(copy.metadata.get("title", ""), aspect)
 
 
 def _convert(
