@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 STEREO, SPHERE, CROP, SCREEN = "stereo layout", "360° mapping", "cropping", "HDR10 mastering"
-# What a muxer of libavformat's writes and its demuxer reads back. QuickTime has a box of Apple's for the first two, but
-# libavformat neither writes there how two views are packed, nor any mapping but a whole sphere, looking ahead.
+# What a muxer of libavformat's writes and its demuxer reads back, beside the stereo layout. QuickTime has a box of
+# Apple's, but libavformat neither writes there how two views are packed, nor any mapping but a whole sphere, not turned.
 _HELD = {
-    "matroska": (STEREO, SPHERE, CROP, SCREEN),
-    "webm": (STEREO, SPHERE, CROP, SCREEN),
-    "mp4": (STEREO, SPHERE, CROP, SCREEN),
+    **dict.fromkeys(("matroska", "webm", "mp4"), (SPHERE, CROP, SCREEN)),
     "mov": (CROP, SCREEN),
     "3gp": (CROP,),
 }
@@ -34,6 +32,8 @@ _STEREO_MODES = {
 }  # fmt: skip
 # Tinted for two eyes: libavformat has no side data for it, but Matroska's muxer takes the tag.
 _ANAGLYPHS = {"anaglyph_cyan_red": 10, "anaglyph_green_magenta": 12}
+_IN_MP4 = (1, 3)  # side by side and top-bottom, left eye first
+_IN_H264 = (1, 3, 5, 7, 9, 13)  # frame packing as libx264 writes it from a frame's side data: any, left eye first
 _NOT_IN_WEBM = (12, 13, 14)
 _CROPS = (matroska.CROP_LEFT, matroska.CROP_RIGHT, matroska.CROP_TOP, matroska.CROP_BOTTOM)
 _LIGHT = (matroska.MASTERING, matroska.MAX_CLL, matroska.MAX_FALL)
@@ -71,7 +71,7 @@ def carry(
     """
     kinds, muxer = probe.side_data(first), video.container.format.name
     told = _told(source, kinds)
-    passed = first.format.name == plan.work_format == plan.pixel_format  # with its side data
+    passed = first.format.name != "cuda"  # to the encoder, with its side data
     if size != (first.width, first.height):
         gone = [name for name in (STEREO, SPHERE, CROP) if told.pop(name, None) is not None]
         if gone:
@@ -86,11 +86,11 @@ def carry(
     if STEREO not in held:
         video.metadata.pop("stereo_mode", None)  # Matroska's muxer would believe it
     lost = [name for name in told if name not in (*held, SCREEN)]
-    if passed and plan.name == "libx264" and STEREO in lost and "STEREO3D" in kinds:
-        lost.remove(STEREO)  # it writes the frame packing into the stream
+    if passed and plan.name == "libx264" and STEREO in lost and told[STEREO][-1:] in map(bytes, zip(_IN_H264)):
+        lost.remove(STEREO)
     lost += [name for key, (name, encoders) in _LOST.items() if key in kinds and not (passed and plan.name in encoders)]
     if lost:
-        warn(f"{_listed(lost)} not carried over: {plan.name} in {muxer} has no place for it")
+        warn(f"{_listed(lost)} not carried over: {plan.name} in {muxer} can't hold {'it' if len(lost) == 1 else 'them'}")
     return held
 
 
@@ -156,15 +156,19 @@ def _light(screen: bytes | None, content: bytes | None) -> bytes:
 
 
 def _holds(muxer: str, name: str, elements: bytes) -> bool:
-    if name == STEREO and elements:
+    if not elements or name == SPHERE and muxer == "mov" and _looks_ahead(elements):
+        return bool(elements)
+    if name == STEREO:
         mode = elements[-1]
-        if mode in _ANAGLYPHS.values() and muxer not in ("matroska", "webm") or muxer == "webm" and mode in _NOT_IN_WEBM:
-            return False
-    if name == SPHERE and muxer == "mov":
-        mapping = find(elements, matroska.PROJECTION) or b""
-        rest = (mapping[begin:end] for ident, begin, end in children(mapping) if ident != matroska.PROJECTION_TYPE)
-        return find(mapping, matroska.PROJECTION_TYPE) == b"\1" and not any(map(any, rest))
-    return bool(elements) and name in _HELD.get(muxer, ())
+        return {"matroska": True, "webm": mode not in _NOT_IN_WEBM, "mp4": mode in _IN_MP4}.get(muxer, False)
+    return name in _HELD.get(muxer, ())
+
+
+def _looks_ahead(projection: bytes) -> bool:
+    """Whether a mapping is of the whole sphere, not turned: all numbers but its type are 0."""
+    mapping = find(projection, matroska.PROJECTION) or b""
+    numbers = (mapping[begin:end] for ident, begin, end in children(mapping) if ident != matroska.PROJECTION_TYPE)
+    return find(mapping, matroska.PROJECTION_TYPE) == b"\1" and not any(map(any, numbers))
 
 
 def _hand_on(video: VideoStream, head: bytes) -> None:
