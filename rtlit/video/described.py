@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STEREO, SPHERE, CROP, SCREEN = "stereo layout", "360° mapping", "cropping", "HDR10 mastering"
 # What a muxer of libavformat's writes and its demuxer reads back, beside the stereo layout. QuickTime has a box of
-# Apple's, but libavformat neither writes there how two views are packed, nor any mapping but a whole sphere, not turned.
+# Apple's, but libavformat writes there neither how two views are packed nor any mapping but a whole sphere, not turned.
 _HELD = {
     **dict.fromkeys(("matroska", "webm", "mp4"), (SPHERE, CROP, SCREEN)),
     "mov": (CROP, SCREEN),
@@ -45,7 +45,7 @@ _LOST: dict[str, tuple[str, tuple[str, ...]]] = {
     "AMBIENT_VIEWING_ENVIRONMENT": ("ambient viewing environment", ()),
     "AFD": ("active format description", ()),
     "ICC_PROFILE": ("ICC profile", ("mjpeg", "png", "apng")),
-    "EXIF": ("EXIF metadata", ("mjpeg", "png", "apng")),
+    "EXIF": ("EXIF metadata", ("png", "apng", "tiff")),
 }
 
 
@@ -90,7 +90,8 @@ def carry(
         lost.remove(STEREO)
     lost += [name for key, (name, encoders) in _LOST.items() if key in kinds and not (passed and plan.name in encoders)]
     if lost:
-        warn(f"{_listed(lost)} not carried over: {plan.name} in {muxer} can't hold {'it' if len(lost) == 1 else 'them'}")
+        what = "it" if len(lost) == 1 else "them"
+        warn(f"{_listed(lost)} not carried over: {plan.name} in {muxer} can't hold {what}")
     return held
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from rtlit.errors import InputError
 
@@ -138,17 +140,27 @@ def _name_all_kinds() -> None:
     from av.sidedata.sidedata import Type
 
     def named(kinds: type[Type], value: int) -> Type:
-        kind = object.__new__(kinds)
+        kind: Any = object.__new__(kinds)
         kind._name_, kind._value_ = _UNNAMED.get(value, f"KIND_{value}"), value
-        return kind
+        return cast("Type", kind)
 
     setattr(Type, "_missing_", classmethod(named))  # noqa: B010 (mypy would have it a method of the class)
 
 
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
     """A frame's side data by FFmpeg's name of its kind (PyAV's mapping iterates over values, not keys)."""
+    from av.dictionary import Dictionary
+
     _name_all_kinds()
-    return {data.type.name: bytes(data) for data in cast("Iterable[SideData]", frame.side_data)}
+    kinds = {}
+    for data in cast("Iterable[SideData]", frame.side_data):
+        kinds[data.type.name] = bytes(data)
+        for part in gc.get_referents(data):
+            # PyAV frees the frame's own dictionary (of a PNG's named ICC profile) a second time, and crashes: let it
+            # never free one that isn't empty.
+            if isinstance(part, Dictionary) and len(part):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
+    return kinds
 
 
 def mastering_of(data: bytes) -> list[float]:

@@ -42,7 +42,8 @@ def kept_tags(tags: dict[str, str]) -> dict[str, str]:
 def route(stream: Stream, output: OutputContainer, cover: bytes | None, warn: Callable[[str], None]) -> Route | None:
     """Add the output's counterpart of an input stream; None where it has none."""
     label = f"{stream.type} stream {stream.index}"
-    codec = stream.codec_context.name if stream.codec_context else stream.name or "unknown"
+    # A stream that FFmpeg knows no codec for has a name only where it is data.
+    codec = stream.codec_context.name if stream.codec_context else getattr(stream, "name", None) or "unknown"
     if stream.type == "attachment":
         return _attachment(cast("AttachmentStream", stream), output, label, warn)
     if stream.disposition & Disposition.attached_pic:
@@ -180,6 +181,9 @@ def _convert_subtitles(stream: SubtitleStream, output: OutputContainer, target: 
 
 def route_extra_video(stream: VideoStream, output: OutputContainer, warn: Callable[[str], None]) -> Route | None:
     """Copy a second video stream as it is."""
+    if stream.codec_context is None:
+        warn(f"video stream {stream.index} is dropped: its codec is unknown here")
+        return None
     try:
         copied = _copy(stream, output)
     except ValueError:
