@@ -10,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 
 from rtlit.errors import InputError, OutputError, RtlitError, UsageError
@@ -76,7 +75,7 @@ def test_matroska_says_the_pixel_aspect(tmp_path: Path, codec: str, suffix: str,
     assert not any("aspect" in line for line in report.warnings)
     assert f"SAR {aspect}" in told(target)
     assert len(frames(target)) == 5
-    assert "\x1f" not in target.read_bytes()[:4096].decode("latin-1")
+    assert f"\x1f{aspect}".encode() not in target.read_bytes() and "A name" in told(target)
     assert_whole(target.read_bytes())
 
 
@@ -115,20 +114,19 @@ class WriteOnly(io.BytesIO):
 
 @pytest.mark.parametrize("kind", [Pipe, WriteOnly, io.BytesIO])
 @pytest.mark.parametrize("container", ["matroska", "mp4"])
-def test_streams_say_it_too(tmp_path: Path, plain: Path, kind: Any, container: str) -> None:
-    source = with_elements(plain, tmp_path / "in.mkv", TILE + unsigned(matroska.STEREO_MODE, 1))
-    wide = make(tmp_path / "wide.mkv", "-i", source, "-c", "copy", "-aspect", "16:9")
+def test_streams_say_it_too(tmp_path: Path, kind: Any, container: str) -> None:
+    wide = make(tmp_path / "wide.mkv", *PICTURE, "-vf", "setsar=4/3", "-c:v", "libx264", "-preset", "ultrafast")
     stream = kind()
-    enhance(wide, stream, output_format=container, codec="libvpx-vp9")
+    enhance(with_elements(wide, tmp_path / "in.mkv", TILE), stream, output_format=container, codec="libvpx-vp9")
     target = tmp_path / "out"
     target.write_bytes(stream.data if kind is Pipe else stream.getvalue())
     said = told(target)
-    assert "DAR 16:9" in said and "side by side" in said and "tiled equirectangular" in said
+    assert "DAR 16:9" in said and "tiled equirectangular" in said
     assert len(frames(target)) == 5
 
 
 def test_a_copied_video_keeps_its_pixel_aspect(tmp_path: Path) -> None:
-    two = (*PICTURE, "-map", "0:v", "-map", "0:v", "-c:v:0", "libx264", "-c:v:1", "ffv1", "-vf:v:1", "setsar=4/3")
+    two = (*PICTURE, "-map", "0:v", "-map", "0:v", "-c:v:0", "libx264", "-c:v:1", "ffv1", "-filter:v:1", "setsar=4/3")
     source = make(tmp_path / "in.mkv", *two)
     enhance(source, tmp_path / "out.mkv")
     lines = [line for line in told(tmp_path / "out.mkv").splitlines() if "Video:" in line]
@@ -174,8 +172,8 @@ MAPPINGS = {
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize(
     ("suffix", "codec"),
-    [(".mkv", None), (".mp4", None), (".mp4", "libx265"), (".mp4", "libsvtav1"), (".webm", "libvpx-vp9"), (".mkv", "ffv1")],
-)  # fmt: skip
+    [(".mkv", None), (".mp4", None), (".mp4", "libx265"), (".mp4", "libsvtav1"), (".webm", "libvpx-vp9")],
+)
 def test_360_and_stereo_are_kept(tmp_path: Path, plain: Path, mapping: str, suffix: str, codec: str | None) -> None:
     elements, words = MAPPINGS[mapping]
     source = with_elements(plain, tmp_path / "in.mkv", elements + unsigned(matroska.STEREO_MODE, 3))
@@ -192,10 +190,9 @@ def test_360_and_stereo_are_kept(tmp_path: Path, plain: Path, mapping: str, suff
 def test_360_that_is_lost_is_said_once(tmp_path: Path, plain: Path, suffix: str) -> None:
     source = with_elements(plain, tmp_path / "in.mkv", CUBE)
     report = enhance(source, tmp_path / f"out{suffix}")
-    assert [line for line in report.warnings if "360°" in line] == [
-        f"360° mapping is not carried over: libx264 in {av.open(str(tmp_path / f'out{suffix}')).format.name.split(',')[0]}"
-        " can't hold it"
-    ]
+    muxer = "mpegts" if suffix == ".ts" else suffix[1:]
+    lines = [line for line in report.warnings if "360°" in line]
+    assert lines == [f"360° mapping is not carried over: libx264 in {muxer} can't hold it"]
 
 
 def test_quicktime_keeps_a_whole_sphere(tmp_path: Path, plain: Path) -> None:
@@ -215,10 +212,16 @@ def test_googles_older_box_is_understood(tmp_path: Path) -> None:
     made = make(tmp_path / "made.mp4", *PICTURE, "-c:v", "libx264", "-preset", "ultrafast")
     text = b"".join(
         f"<GSpherical:{key}>{value}</GSpherical:{key}>".encode()
-        for key, value in (("Spherical", "true"), ("Stitched", "true"), ("ProjectionType", "equirectangular"))
+        for key, value in (
+            ("Spherical", "true"),
+            ("Stitched", "true"),
+            ("StitchingSoftware", "none"),
+            ("ProjectionType", "equirectangular"),
+            ("StereoMode", "left-right"),
+        )
     )
     payload = bytes.fromhex("ffcc8263f8554a938814587a02521fdd") + b"<rdf:SphericalVideo>" + text
-    payload += b"<GSpherical:StereoMode>left-right</GSpherical:StereoMode></rdf:SphericalVideo>"
+    payload += b"</rdf:SphericalVideo>"
     box = struct.pack(">I", len(payload) + 8) + b"uuid" + payload
     data = made.read_bytes()
     for name in (b"moov", b"trak"):  # the moov stands at the end: nothing moves
@@ -238,7 +241,7 @@ def test_stereo_layouts_go_where_they_can(tmp_path: Path) -> None:
     """MP4 knows two layouts, WebM no alternating frames; H.264 says some itself; a tint is Matroska's alone."""
     source = make(tmp_path / "in.mkv", *PICTURE, "-c:v", "ffv1", "-metadata:s:v", "stereo_mode=right_left")
     assert enhance(source, tmp_path / "a.webm", codec="libvpx-vp9").warnings == []
-    assert re.search(r"side by side \(inverted\)", told(tmp_path / "a.webm"))
+    assert re.search(r"side by side.*\(inverted\)", told(tmp_path / "a.webm"))
     lost = "stereo layout is not carried over: libx264 in mp4 can't hold it"
     assert enhance(source, tmp_path / "a.mp4", codec="libx264").warnings == [lost]
     assert "side by side" not in told(tmp_path / "a.mp4")
