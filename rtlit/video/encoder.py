@@ -11,7 +11,7 @@ import av
 from av.codec.context import Flags
 
 from rtlit.avframe import software_format
-from rtlit.video import probe, streams
+from rtlit.video import described, probe, streams
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan, opaque_format
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ _DYNAMIC_METADATA = {
 _MPEG4_LARGEST_TIME_BASE = 65535
 _CFR_ONLY = ("mpeg2video", "mpeg1video")
 _INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
-# A pixel aspect ratio survives in Matroska only in the coded stream, and these have no place for it.
-_NO_ASPECT = ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "rawvideo")
+# Containers that say a pixel aspect ratio themselves (for Matroska, `header` sees to it), and encoders that do.
+_ASPECT_IN_HEADER = (*MP4_FAMILY, "matroska", "webm")
+_ASPECT_IN_STREAM = (
+    "libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video", "mpeg1video", "h263", "dvvideo", "mjpeg",
+    "png",
+)  # fmt: skip
 _AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}  # AV1 specification 6.4.2, chroma_sample_position
 
 
@@ -56,6 +60,8 @@ def add_video(
     rate = source.average_rate or source.guessed_rate or Fraction(25)
     video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
     assert isinstance(video, av.VideoStream)
+    video.metadata.update(streams.kept_tags(source.metadata))
+    held = described.carry(video, source, first, plan, size, warn)
     context = video.codec_context
     # NVENC takes what lies in the memory from the first frame.
     context.width, context.height, context.pix_fmt = *size, "cuda" if plan.on_device else plan.pixel_format
@@ -65,13 +71,13 @@ def add_video(
         context.sample_aspect_ratio = source.sample_aspect_ratio
     _tag_color(video, source, first, plan)
     _tag_fields(video, source, first, plan.name, warn)
-    _carry_hdr(video, first, plan.name, warn)
+    _carry_hdr(video, first, plan.name, described.SCREEN in held, warn)
     matrix = probe.display_matrix(first)
     if matrix is not None:
         video.set_display_matrix(matrix)
     if plan.name in ("libx265", "hevc_nvenc") and muxer in MP4_FAMILY:
         context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
-    video.metadata.update(streams.kept_tags(source.metadata))
+    streams.name_with_aspect(video, source)
     video.disposition = source.disposition
     _warn_of_limits(video, plan.name, muxer, matrix is not None, warn)
     return video
@@ -113,14 +119,16 @@ def _tag_fields(
         warn(f"the video is interlaced, which {encoder} can't mark; its fields are stored as frames")
 
 
-def _carry_hdr(video: VideoStream, first: av.VideoFrame, encoder: str, warn: Callable[[str], None]) -> None:
-    """Hand HDR10's mastering metadata to the encoder as text, and say what stays behind."""
+def _carry_hdr(
+    video: VideoStream, first: av.VideoFrame, encoder: str, held: bool, warn: Callable[[str], None]
+) -> None:
+    """Hand HDR10's mastering metadata to the encoder as text, and say what neither it nor the container holds."""
     kinds = probe.side_data(first)
     lost = list(dict.fromkeys(name for key, name in _DYNAMIC_METADATA.items() if key in kinds))
     mastering, light = kinds.get("MASTERING_DISPLAY_METADATA"), kinds.get("CONTENT_LIGHT_LEVEL")
     if mastering or light:
         options = _hdr10_options(encoder, mastering, light)
-        lost += ["HDR10 mastering"] if options is None else []
+        lost += [described.SCREEN] if options is None and not held else []
         for key, value in (options or {}).items():
             current = video.codec_context.options.get(key)
             video.codec_context.options[key] = f"{current}:{value}" if current else value
@@ -131,7 +139,7 @@ def _carry_hdr(video: VideoStream, first: av.VideoFrame, encoder: str, warn: Cal
 
 def _warn_of_limits(video: VideoStream, encoder: str, muxer: str, turned: bool, warn: Callable[[str], None]) -> None:
     aspect, matroska = video.codec_context.sample_aspect_ratio, muxer in ("matroska", "webm")
-    if matroska and aspect not in (None, 0, 1) and encoder in _NO_ASPECT:
+    if aspect not in (None, 0, 1) and muxer not in _ASPECT_IN_HEADER and encoder not in _ASPECT_IN_STREAM:
         warn(f"the pixel aspect ratio {aspect} is lost: {encoder} in {muxer} can't carry it")
     if turned and not matroska and muxer not in MP4_FAMILY:
         warn(f"the rotation is lost: {muxer} can't carry it; players will show the video turned")
@@ -151,10 +159,8 @@ def _hdr10_options(encoder: str, mastering: bytes | None, light: bytes | None) -
         return None
     parts: list[str] = []
     if mastering is not None:
-        rationals = struct.unpack("=20i", mastering[:80])
-        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, dark, bright = (
-            rationals[i] / (rationals[i + 1] or 1) for i in range(0, 20, 2)
-        )
+        numbers = probe.mastering_of(mastering)
+        red_x, red_y, green_x, green_y, blue_x, blue_y, white_x, white_y, bright, dark = numbers
         order = (("G", green_x, green_y), ("B", blue_x, blue_y), ("R", red_x, red_y), ("WP", white_x, white_y))
         if encoder == "libx265":
             points = "".join(f"{name}({round(x * 50000)},{round(y * 50000)})" for name, x, y in order)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from rtlit.errors import InputError
 
@@ -148,9 +151,44 @@ def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
     return Fraction(container.start_time or 0, av.time_base)
 
 
+# Kinds of side data, by their number in libavutil's frame.h, that PyAV's enumeration ends before.
+_UNNAMED = {28: "LCEVC", 29: "VIEW_ID", 30: "3D_REFERENCE_DISPLAYS", 31: "EXIF"}
+
+
+@cache
+def _name_all_kinds() -> None:
+    """Let PyAV show side data of any kind: one without a name in its enumeration makes all the others unreadable."""
+    from av.sidedata.sidedata import Type
+
+    def named(kinds: type[Type], value: int) -> Type:
+        kind: Any = object.__new__(kinds)
+        kind._name_, kind._value_ = _UNNAMED.get(value, f"KIND_{value}"), value
+        return cast("Type", kind)
+
+    setattr(Type, "_missing_", classmethod(named))  # noqa: B010 (mypy would have it a method of the class)
+
+
 def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
     """A frame's side data by FFmpeg's name of its kind (PyAV's mapping iterates over values, not keys)."""
-    return {data.type.name: bytes(data) for data in cast("Iterable[SideData]", frame.side_data)}
+    from av.dictionary import Dictionary
+
+    _name_all_kinds()
+    kinds = {}
+    for data in cast("Iterable[SideData]", frame.side_data):
+        kinds[data.type.name] = bytes(data)
+        for part in gc.get_referents(data):
+            # PyAV frees the frame's own dictionary (of a PNG's named ICC profile) a second time, and crashes: let it
+            # never free one that isn't empty.
+            if isinstance(part, Dictionary) and len(part):
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(part))
+    return kinds
+
+
+def mastering_of(data: bytes) -> list[float]:
+    """AVMasteringDisplayMetadata: x and y of red, green, blue and white, most and least luminance in cd/m²."""
+    rationals = struct.unpack("=20i", data[:80])
+    *points, least, most = (rationals[i] / (rationals[i + 1] or 1) for i in range(0, 20, 2))
+    return [*points, most, least]
 
 
 def display_matrix(frame: av.VideoFrame) -> list[int] | None:

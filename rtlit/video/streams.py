@@ -14,6 +14,7 @@ from av.format import Flags
 from av.rational import AVRational
 from av.stream import Disposition
 
+from rtlit.video import matroska
 from rtlit.video.holds import Holds, holds
 from rtlit.video.sound import SoundConverter, named_layout, plan_sound
 
@@ -203,9 +204,18 @@ def _single_frames(packet: Packet[Stream]) -> list[Packet[Stream]]:
 
 def _describe(stream: Stream, copy: Stream) -> None:
     copy.metadata.update(kept_tags(stream.metadata))
+    if isinstance(stream, av.VideoStream):
+        name_with_aspect(copy, stream)
     copy.disposition = stream.disposition
     if copy.container.format.name == stream.container.format.name == "mpegts":
         copy.id = stream.id
+
+
+def name_with_aspect(copy: Stream, source: VideoStream) -> None:
+    """Leave the pixel aspect ratio in a Matroska track's name, for `matroska.complete` to write it where it belongs."""
+    aspect = source.sample_aspect_ratio
+    if copy.container.format.name in ("matroska", "webm") and aspect not in (None, 0, 1):
+        copy.metadata["title"] = matroska.marked(copy.metadata.get("title", ""), aspect)
 
 
 def _convert(
@@ -247,6 +257,9 @@ def _convert_subtitles(stream: SubtitleStream, output: OutputContainer, target: 
 
 def route_extra_video(stream: VideoStream, output: OutputContainer, warn: Callable[[str], None]) -> Route | None:
     """Copy a second video stream as it is."""
+    if stream.codec_context is None:
+        warn(f"video stream {stream.index} is dropped: its codec is unknown here")
+        return None
     try:
         copied = _copy(stream, output, f"video stream {stream.index}", warn)
     except (ValueError, av.error.FFmpegError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 
 from rtlit.errors import OutputError, RtlitError, UsageError
-from rtlit.video import probe, streams
+from rtlit.video import described, header, probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
@@ -88,15 +88,22 @@ class Writer:
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
-        self._begin = self._end = Fraction(0)  # when the first frame is shown, and until when the last
+        self._shown_from = self._shown_to = Fraction(0)  # when the first frame is shown, and until when the last
         self._routes: dict[int, streams.Route | None] = {}
+        self._completion = header.completion_of(muxer)
+        file: Any = target if self._part is None else str(self._part)
+        if self._completion is not None and not isinstance(file, str):
+            file = header.Headed(file, self._completion)
+        self._file = file
         try:
-            self._container = av.open(
-                target if self._part is None else str(self._part), "w", format=muxer, container_options=self._options()
-            )
+            self._container = av.open(file, "w", format=muxer, container_options=self._options(first))
             self._lay_out(first, size)
-        except (av.error.FFmpegError, OSError) as error:
-            raise self._error(error) from None
+            self._begin()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            if isinstance(error, (av.error.FFmpegError, OSError)):
+                raise self._error(error) from None
+            raise
 
     def __enter__(self) -> Writer:
         return self
@@ -104,7 +111,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        with suppress(av.error.FFmpegError, OSError, ValueError):  # what matters is the error under way
+        with suppress(av.error.FFmpegError, OSError, ValueError, AttributeError):  # what matters is the error under way
             self._container.close()
         if self._part is not None:
             self._part.unlink(missing_ok=True)
@@ -142,11 +149,25 @@ class Writer:
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
             self._container.close()
+            if isinstance(self._file, header.Headed):
+                self._file.finish()
+            elif self._completion is not None:
+                header.complete_file(Path(self._file), self._completion)
             if self._part is not None and self._target is not None:
                 os.replace(self._part, self._target)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         self.seconds += time.perf_counter() - begin
+
+    def _begin(self) -> None:
+        """Write the header, unless NVENC waits for the first frame: what can't be written fails before any work."""
+        if self._plan.on_device:
+            return
+        try:
+            self._video.codec_context.open()
+        except av.error.FFmpegError as error:
+            raise self._refused(error) from None
+        self._container.start_encoding()
 
     def _part_name(self) -> Path | None:
         if self._target is None:
@@ -158,14 +179,23 @@ class Writer:
             return OutputError(f"{self.name}: the reading end was closed")
         return OutputError(f"{self.name}: can't be written: {probe.reason(error)}")
 
-    def _options(self) -> dict[str, str]:
+    def _refused(self, error: BaseException) -> UsageError:
+        given = " ".join(f"{key}={value}" for key, value in self._plan.options.items()) or "its defaults"
+        return UsageError(
+            f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
+            "rtlit doctor lists the encoders that work here"
+        )
+
+    def _options(self, first: av.VideoFrame) -> dict[str, str]:
         if self._muxer in MP4_FAMILY:
             flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
             base = self._reader.time_base
             track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
-            return {"movflags": flags, "movie_timescale": str(self._movie_timescale()), **track}
+            # Google's boxes for stereo and spheres are in no standard of ISO's.
+            space = {"strict": "-1"} if self._muxer == "mp4" and described.is_in_space(first) else {}
+            return {"movflags": flags, "movie_timescale": str(self._movie_timescale()), **track, **space}
         if self._muxer in ("matroska", "webm"):
             return {"default_mode": "passthrough"}
         if self._muxer == "mpegts":
@@ -251,14 +281,10 @@ class Writer:
         except av.error.FFmpegError as error:
             if self._video.codec_context.is_open:
                 raise
-            given = " ".join(f"{key}={value}" for key, value in self._plan.options.items()) or "its defaults"
-            raise UsageError(
-                f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
-                "rtlit doctor lists the encoders that work here"
-            ) from None
+            raise self._refused(error) from None
         if not self.frames:
-            self._begin = frame.pts * frame.time_base
-        self._end = (frame.pts + (frame.duration or 0)) * frame.time_base
+            self._shown_from = frame.pts * frame.time_base
+        self._shown_to = (frame.pts + (frame.duration or 0)) * frame.time_base
         self._mux(packets)
         self.frames += 1
 
@@ -290,7 +316,7 @@ class Writer:
         if last is None:
             return
         if self._muxer in MP4_FAMILY and last.dts is not None and self._first_dts is not None:
-            shown = round((self._end - self._begin) / last.time_base)
+            shown = round((self._shown_to - self._shown_from) / last.time_base)
             last.duration = max(1, shown - (last.dts - self._first_dts))
         self._store(last)
 
