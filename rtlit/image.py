@@ -6,16 +6,15 @@ the orientation tag, over pixels that lie as they lay.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyvips
 
+from rtlit import files
 from rtlit.enhancer import Enhancer
 from rtlit.errors import InputError, OutputError
 from rtlit.reference import MIN_SIZE
@@ -85,8 +84,7 @@ def enhance_image(
     """
     began = time.perf_counter()
     name, target_name = _name(source), _name(target)
-    if isinstance(target, str | Path):
-        _check_target(source, Path(target), overwrite)
+    files.check_target(source, target, overwrite)
     enhancer = Enhancer(device, strength, weights=weights, threads=threads)
     data = _bytes(source)
     image, warnings = _read(data, name)
@@ -94,7 +92,7 @@ def enhance_image(
     suffix = _suffix(target, output_format, image)
     result = save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
     warnings += _losses(image, result, suffix)
-    write(target, result)
+    files.write(target, result, source)
     if on_warning is not None:
         for text in warnings:
             on_warning(text)
@@ -178,8 +176,8 @@ def _suffix(target: str | Path | BinaryIO, output_format: str | None, image: pyv
     """The suffix that names the saver: the format asked for, the target's, or the picture's own."""
     if output_format is not None:
         suffix = f".{output_format.lower().removeprefix('.')}"
-    elif isinstance(target, str | Path):
-        suffix = Path(target).suffix.lower()
+    elif (path := files.named(target)) is not None:
+        suffix = path.suffix.lower()
     else:
         loader = str(image.get("vips-loader"))
         suffix = next((suffix for kind, suffix in _SUFFIXES.items() if loader.startswith(kind)), ".png")
@@ -233,34 +231,3 @@ def _losses(image: pyvips.Image, data: bytes, suffix: str) -> list[str]:
     if image.hasalpha() and not saved.hasalpha():
         losses.append(f"{suffix} holds no transparency; it is flattened on black")
     return losses
-
-
-def _check_target(source: str | Path | BinaryIO, target: Path, overwrite: bool) -> None:
-    if isinstance(source, str | Path) and Path(source).exists() and target.exists() and target.samefile(source):
-        raise OutputError(f"{target}: is the input itself; give the result another name")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; give a file name")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target}: exists; choose another name or allow overwriting")
-
-
-def write(target: str | Path | BinaryIO, data: bytes) -> None:
-    """Write a stream, or a file that appears only when it is complete.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
-    if not isinstance(target, str | Path):
-        target.write(data)
-        target.flush()
-        return
-    path = Path(target)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror})") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from rtlit import files
 from rtlit.commands import describe
 from rtlit.errors import InputError, OutputError, RtlitError, UsageError
 
@@ -190,13 +191,14 @@ def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], N
     with unwinding():
         codes = [_failed(source, error, talk) for source, error in batch.errors]
         for job in batch.jobs:
-            if not overwrite and not batch.explicit and _exists(job.target):
-                talk.say(f"{job.name}: {job.target} exists, skipped")
-                talk.report({"input": job.source, "output": job.target, "skipped": True})
-                continue
             try:
-                _check_target(job, overwrite)
+                if not overwrite and not batch.explicit and job.target != PIPE and Path(job.target).is_file():
+                    talk.say(f"{job.name}: {job.target} exists, skipped")
+                    talk.report({"input": job.source, "output": job.target, "skipped": True})
+                    continue
                 with _folder_of(job.target):
+                    if job.target != PIPE:
+                        files.check_target(job.source, job.target, overwrite, "use --overwrite to replace it")
                     work(job)
             except BrokenPipeError:
                 raise
@@ -213,20 +215,6 @@ def unwinding() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def _exists(target: str) -> bool:
-    return target != PIPE and Path(target).exists()
-
-
-def _check_target(job: Job, overwrite: bool) -> None:
-    """The library checks this too; here the way out is an option."""
-    if not _exists(job.target):
-        return
-    if job.source != PIPE and Path(job.target).samefile(job.source):
-        raise OutputError(f"{job.target}: is the input itself; give the result another name")
-    if not overwrite and Path(job.target).is_file():
-        raise OutputError(f"{job.target}: exists; use --overwrite to replace it")
 
 
 @contextmanager

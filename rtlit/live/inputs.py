@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import time
@@ -197,7 +198,7 @@ def open_url(url: str) -> Input:
     import av
 
     name = name_of(url)
-    if url.startswith(LAVFI):
+    if url.startswith(LAVFI) and not os.path.exists(url):
         try:
             return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -225,9 +226,9 @@ def name_of(url: str) -> str:
 
 
 def scheme_of(url: str) -> str:
-    """The part before "://", or of "pipe:0" or "file:NAME", in lower case; empty for a path."""
-    match = re.match(r"([a-z][a-z0-9+.-]+)://|(pipe|file):", url, re.IGNORECASE)
-    return (match[1] or match[2]).lower() if match else ""
+    """The part before "://" in lower case; empty for a path, which may have any colon in it."""
+    match = re.match(r"([a-z][a-z0-9+.-]+)://", url, re.IGNORECASE)
+    return match[1].lower() if match else ""
 
 
 def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> dict[str, str]:

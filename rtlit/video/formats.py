@@ -98,7 +98,8 @@ def muxer_for(target: Path | None, video: VideoSettings, source_format: str) -> 
     if video.output_format is not None:
         name = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts"}.get(video.output_format, video.output_format)
         try:
-            if av.ContainerFormat(name, "w").is_output:
+            form = av.ContainerFormat(name, "w")
+            if form.is_output and not form.no_file:  # others write files of names they choose
                 return name
         except ValueError:
             pass

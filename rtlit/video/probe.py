@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
+from rtlit import files
 from rtlit.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
+_ONE_FILE = {"pattern_type": "none"}  # a picture named frame%d.png or a*.png is that one, not a series
 # Boxes of ISO/IEC 23001-7 (common encryption) and of PIFF's older uuid variant.
 _ENCRYPTION_BOXES = (b"encv", b"pssh", b"senc", bytes.fromhex("a2394f525a9b4f14a2446c427c648df4"))
 
@@ -48,8 +50,8 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
     if isinstance(source, (str, Path)):
         _check_file(Path(source), name)
     try:
-        file = str(source) if isinstance(source, Path) else source
-        return av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
+        file = files.url_of(source) if isinstance(source, (str, Path)) else source
+        return av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
     except av.error.InvalidDataError:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None

@@ -54,7 +54,7 @@ class Reader:
             InputError: it can't be opened or holds no video.
         """
         self.name = probe.name_of(source)
-        self._source, self._video, self._warn = source, video, warn
+        self.source, self._video, self._warn = source, video, warn
         self.container = probe.open_input(source, hwaccel)
         try:
             self.stream = probe.choose_video(self.container, self.name)
@@ -280,7 +280,7 @@ class Reader:
     def _why_nothing(self) -> str:
         if self._last is not None:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
-        if probe.is_encrypted(self._source):
+        if probe.is_encrypted(self.source):
             return "is encrypted; rtlit can't read protected video"
         if self.skipped:
             return f"none of its {self.skipped} video packets can be decoded; it is damaged or encrypted"

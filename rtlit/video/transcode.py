@@ -68,6 +68,7 @@ def enhance_video(
     """
     import av
 
+    from rtlit import files
     from rtlit.avframe import software_format
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
@@ -76,7 +77,7 @@ def enhance_video(
     from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
-    from rtlit.video.writer import Writer, check_target
+    from rtlit.video.writer import Writer
 
     begin = time.perf_counter()
     video = video or VideoSettings()
@@ -92,7 +93,7 @@ def enhance_video(
                 on_warning(line)
 
     os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
-    check_target(source, target, video.overwrite)
+    files.check_target(source, target, video.overwrite)
     hwaccel = choose_decoder(video, chosen.device, warn)
     reader = Reader(source, video, warn, hwaccel)
     try:
@@ -106,8 +107,7 @@ def enhance_video(
         if min(first.width, first.height) < MIN_SIZE:
             size = f"{first.width}×{first.height}"
             raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
-        path = Path(target) if isinstance(target, (str, Path)) else None
-        muxer = muxer_for(path, video, reader.container.format.name)
+        muxer = muxer_for(files.named(target), video, reader.container.format.name)
         context = reader.stream.codec_context
         layout = Layout(first, video.compare)
         plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 
+from rtlit import files
 from rtlit.errors import OutputError, RtlitError, UsageError
 from rtlit.video import probe, streams
 from rtlit.video.convert import convert
@@ -32,27 +31,6 @@ _MP4_TAGS = {
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "encoder",
     "major_brand", "minor_version", "compatible_brands", "creation_time", "media_type", "hd_video", "timecode",
 }  # fmt: skip
-
-
-def check_target(source: str | Path | BinaryIO, target: str | Path | BinaryIO, overwrite: bool) -> None:
-    """Refuse a target that can't or mustn't be written, before any work is done.
-
-    Raises:
-        OutputError: it exists, is the input, or its directory is missing or not writable.
-    """
-    if not isinstance(target, (str, Path)):
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory; name a file in it")
-    if isinstance(source, (str, Path)) and path.exists() and os.path.samefile(source, path):
-        raise OutputError(f"{path}: is the input itself; choose another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name or allow overwriting")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no directory {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: can't be written: permission denied in {path.parent}")
 
 
 class Writer:
@@ -82,18 +60,20 @@ class Writer:
         """
         self.name = probe.name_of(target)
         self._reader, self._plan, self._warn, self._muxer = reader, plan, warn, muxer
-        self._target = Path(target) if isinstance(target, (str, Path)) else None
-        self._part = self._part_name()
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
         self._first_pts = self._end = round((reader.origin - reader.shift) / reader.time_base)
         self._routes: dict[int, streams.Route | None] = {}
         try:
-            self._container = av.open(
-                target if self._part is None else str(self._part), "w", format=muxer, container_options=self._options()
-            )
-            self._lay_out(first, size)
+            self._output = files.Output(target, reader.source)
+            file = self._output.stream or files.url_of(self._output.part or "")
+            try:
+                self._container = av.open(file, "w", format=muxer, container_options=self._options())
+                self._lay_out(first, size)
+            except BaseException:
+                self._output.drop()
+                raise
         except (av.error.FFmpegError, OSError) as error:
             raise self._error(error) from None
 
@@ -105,8 +85,7 @@ class Writer:
             return
         with suppress(av.error.FFmpegError, OSError, ValueError):  # what matters is the error under way
             self._container.close()
-        if self._part is not None:
-            self._part.unlink(missing_ok=True)
+        self._output.drop()
 
     def write(self, item: av.VideoFrame | Packet[Stream]) -> None:
         """Encode a frame, or pass a packet on.
@@ -141,16 +120,10 @@ class Writer:
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
             self._container.close()
-            if self._part is not None and self._target is not None:
-                os.replace(self._part, self._target)
+            self._output.keep()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         self.seconds += time.perf_counter() - begin
-
-    def _part_name(self) -> Path | None:
-        if self._target is None:
-            return None
-        return self._target.with_name(f".{self._target.stem}.{secrets.token_hex(4)}.part{self._target.suffix}")
 
     def _error(self, error: BaseException) -> OutputError:
         if isinstance(error, BrokenPipeError):
@@ -159,7 +132,7 @@ class Writer:
 
     def _options(self) -> dict[str, str]:
         if self._muxer in MP4_FAMILY:
-            flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
+            flags = "+faststart" if self._output.part is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
             base = self._reader.time_base
