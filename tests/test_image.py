@@ -241,5 +241,5 @@ def test_read_only_folder(vips: pyvips.Image, tmp_path: Path) -> None:
 
 def test_settings_are_checked(vips: pyvips.Image, tmp_path: Path) -> None:
     vips.write_to_file(str(tmp_path / "in.png"))
-    with pytest.raises(UsageError, match=r"strength = 3 must be between 0 and 2"):
+    with pytest.raises(UsageError, match=r"^strength must be between 0 and 2, not 3$"):
         enhance_image(tmp_path / "in.png", tmp_path / "out.png", strength=3)

@@ -200,7 +200,8 @@ def open_url(url: str) -> Input:
     name = name_of(url)
     if url.startswith(LAVFI) and not os.path.exists(url):
         try:
-            return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
+            with probe.listening():
+                return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(f"{name}: not a filter graph that makes video: {probe.reason(error)}") from None
     scheme = scheme_of(url)
@@ -210,9 +211,9 @@ def open_url(url: str) -> Input:
     began = time.monotonic()
     try:
         file = "pipe:0" if url == "-" else url
-        container = av.open(
-            file, container_options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace"
-        )
+        limits = (NETWORK_SECONDS, NETWORK_SECONDS)
+        with probe.listening():
+            container = av.open(file, container_options=options, timeout=limits, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         late = time.monotonic() - began >= NETWORK_SECONDS
         why = f"no answer within {NETWORK_SECONDS:g} s" if late else probe.reason(error)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
+# Errors of the system that leave nothing to ask.
+_SAY_ALL = (errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EFBIG, errno.EPIPE, errno.EIO)
+_listening, _listeners = threading.Lock(), 0
 _ONE_FILE = {"pattern_type": "none"}  # a picture named frame%d.png or a*.png is that one, not a series
 # Boxes of ISO/IEC 23001-7 (common encryption) and of PIFF's older uuid variant.
 _ENCRYPTION_BOXES = (b"encv", b"pssh", b"senc", bytes.fromhex("a2394f525a9b4f14a2446c427c648df4"))
@@ -34,8 +40,38 @@ def name_of(source: str | Path | BinaryIO) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """An FFmpeg or OS error in a few words."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")
+    """An FFmpeg or OS error in a few words: FFmpeg's own sentence, where it was heard, and what its number means."""
+    meaning = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")
+    log = getattr(error, "log", None)
+    if not log or getattr(error, "errno", None) in _SAY_ALL:
+        return meaning
+    said = " ".join(log[2].split()).rstrip(".")
+    return f"{said} ({meaning})" if said and meaning.lower() not in said.lower() else said or meaning
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Errors raised inside bring FFmpeg's own sentence along.
+
+    Not for longer than needed: closing a decoder waits for its threads with Python's lock held, and a thread that has
+    something to say waits for that lock.
+    """
+    import av
+
+    global _listeners
+    with _listening:
+        ours = _listeners > 0 or av.logging.get_level() is None
+        if ours:
+            _listeners += 1
+            av.logging.set_level(av.logging.PANIC)  # errors are kept for exceptions at any level; nothing is printed
+    try:
+        yield
+    finally:
+        with _listening:
+            if ours:
+                _listeners -= 1
+                if not _listeners:
+                    av.logging.set_level(None)
 
 
 def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) -> InputContainer:
@@ -51,7 +87,8 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
         _check_file(Path(source), name)
     try:
         file = files.url_of(source) if isinstance(source, (str, Path)) else source
-        return av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
+        with listening():
+            return av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
     except av.error.InvalidDataError:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
@@ -90,8 +127,9 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
 
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise InputError(f"{name}: has no video stream (it holds {kinds})")
+        kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing else"
+        cover = " but a cover picture" if container.streams.video else ""
+        raise InputError(f"{name}: has no video stream{cover} (it holds {kinds})")
     decodable = [s for s in videos if s.codec_context is not None]
     if not decodable:
         raise InputError(f"{name}: its video codec has no decoder here")

@@ -30,6 +30,7 @@ _MP4_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "encoder",
     "major_brand", "minor_version", "compatible_brands", "creation_time", "media_type", "hd_video", "timecode",
+    "location",
 }  # fmt: skip
 
 
@@ -69,8 +70,9 @@ class Writer:
             self._output = files.Output(target, reader.source)
             file = self._output.stream or files.url_of(self._output.part or "")
             try:
-                self._container = av.open(file, "w", format=muxer, container_options=self._options())
-                self._lay_out(first, size)
+                with probe.listening():
+                    self._container = av.open(file, "w", format=muxer, container_options=self._options())
+                    self._lay_out(first, size)
             except BaseException:
                 self._output.drop()
                 raise
@@ -95,11 +97,12 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            if isinstance(item, av.VideoFrame):
-                self._encode(item)
-            else:
-                route = self._routes.get(item.stream_index)
-                self._container.mux(route(item) if route else [])
+            with probe.listening():
+                if isinstance(item, av.VideoFrame):
+                    self._encode(item)
+                else:
+                    route = self._routes.get(item.stream_index)
+                    self._container.mux(route(item) if route else [])
         except RtlitError:
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -119,7 +122,8 @@ class Writer:
             self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
-            self._container.close()
+            with probe.listening():
+                self._container.close()
             self._output.keep()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
