@@ -19,7 +19,7 @@ MP4_FAMILY = ("mp4", "mov", "3gp")
 _MUXERS = {
     **dict.fromkeys((".mp4", ".m4v"), "mp4"),
     **dict.fromkeys((".mov", ".qt"), "mov"),
-    **dict.fromkeys((".ts", ".m2ts", ".mts"), "mpegts"),
+    **dict.fromkeys((".ts", ".m2ts", ".mts", ".m2t"), "mpegts"),
     **dict.fromkeys((".mpg", ".mpeg", ".vob"), "vob"),
     ".mkv": "matroska",
     ".webm": "webm",

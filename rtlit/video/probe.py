@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
+# Demuxers of files that hold a video, for `holds_video`: FFmpeg has others that take any text for one, or open URLs.
+_VIDEO_FORMATS = (
+    "3dostr,amv,apng,asf,av1,avi,bink,dhav,dv,dxa,film_cpk,flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,matroska,"
+    "m4v,mov,mpeg,mpegts,mpegvideo,mv,mxf,nsv,nut,nuv,obu,ogg,r3d,rm,roq,rpl,smk,swf,thp,vc1,vc1test,vvc,wtv,"
+    "yuv4mpegpipe"
+)
+_PICTURES = (".avif", ".heic", ".heif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # AVIF and HEIF are MP4s
 # Errors of the system that leave nothing to ask.
 _SAY_ALL = (errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EFBIG, errno.EPIPE, errno.EIO)
 _listening, _listeners = threading.Lock(), 0
@@ -115,6 +122,20 @@ def is_encrypted(source: str | Path | BinaryIO) -> bool:
     with open(source, "rb") as file:
         head = file.read(1 << 20)
     return b"ftyp" in head[:64] and any(box in head for box in _ENCRYPTION_BOXES)
+
+
+def holds_video(path: Path) -> bool:
+    """Whether FFmpeg finds a video in a file: more than a picture, and nothing that refers to other files."""
+    import av
+    from av.stream import Disposition
+
+    if path.suffix.lower() in _PICTURES:
+        return False
+    try:
+        with av.open(files.url_of(path), container_options={"format_whitelist": _VIDEO_FORMATS}) as container:
+            return any(not s.disposition & Disposition.attached_pic for s in container.streams.video)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
 
 
 def choose_video(container: InputContainer, name: str) -> VideoStream:
