@@ -113,6 +113,15 @@ def _check_file(path: Path, name: str) -> None:
         raise InputError(f"{name}: is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise InputError(f"{name}: can't be read: permission denied")
+    if path.is_file() and _is_animated_webp(path):
+        raise InputError(f"{name}: is an animated WebP, which FFmpeg can't read; convert it to GIF or APNG first")
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """Whether the animation flag of the VP8X chunk is set (RFC 9649 §2.7)."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def is_encrypted(source: str | Path | BinaryIO) -> bool:
@@ -154,7 +163,8 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
     decodable = [s for s in videos if s.codec_context is not None]
     if not decodable:
         raise InputError(f"{name}: its video codec has no decoder here")
-    stream = max(decodable, key=lambda s: s.codec_context.width * s.codec_context.height)
+    # An animated AVIF has a still of the same size before the film.
+    stream = max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, s.frames != 1))
     if stream.codec_context.is_hwaccel:
         return stream  # FFmpeg's frame threads would only hold more of the GPU's surfaces
     stream.codec_context.thread_type = "AUTO"
