@@ -96,10 +96,10 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
         file = files.url_of(source) if isinstance(source, (str, Path)) else source
         with listening():
             return av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
-    except av.error.InvalidDataError:
+    except av.error.InvalidDataError as error:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
-        raise InputError(f"{name}: is not a video, or is truncated or damaged beyond reading") from None
+        raise InputError(f"{name}: is not a video, or is truncated or damaged beyond reading ({reason(error)})") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: can't be opened: {reason(error)}") from None
 
