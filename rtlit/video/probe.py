@@ -99,7 +99,8 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
     except av.error.InvalidDataError as error:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
-        raise InputError(f"{name}: is not a video, or is truncated or damaged beyond reading ({reason(error)})") from None
+        what = f"is not a video, or is truncated or damaged beyond reading ({reason(error)})"
+        raise InputError(f"{name}: {what}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: can't be opened: {reason(error)}") from None
 
