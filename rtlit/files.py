@@ -7,8 +7,7 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -173,22 +172,6 @@ def _permissions(source: str | Path | BinaryIO | None) -> int:
         if stat.S_ISREG(found.st_mode):
             return stat.S_IMODE(found.st_mode) & 0o777
     return 0o666
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `target` at the end; after an error nothing is left of it.
-
-    Raises:
-        OSError: it can't be.
-    """
-    output = Output(target)
-    try:
-        yield output.part or target
-        output.keep()
-    except BaseException:
-        output.drop()
-        raise
 
 
 def write(target: str | Path | BinaryIO, data: bytes, source: str | Path | BinaryIO | None = None) -> None:
