@@ -6,16 +6,15 @@ the orientation tag, over pixels that lie as they lay.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyvips
 
+from rtlit import files, image_extras as extras
 from rtlit.enhancer import Enhancer
 from rtlit.errors import InputError, OutputError
 from rtlit.reference import MIN_SIZE
@@ -33,6 +32,7 @@ _OPTIONS: dict[str, dict[str, object]] = {
 _ALIASES = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tiff": ".tif", ".heif": ".heic"}
 _KINDS = {"srgb": 3, "rgb": 3, "rgb16": 3, "b-w": 1, "grey16": 1}
 _DEPTHS = {"uchar": 8, "ushort": 16}
+_METADATA = {"exif-data": "EXIF", "xmp-data": "XMP", "iptc-data": "IPTC", "icc-profile-data": "ICC profile"}
 # EXIF orientation → quarters of a turn, counterclockwise, mirroring aside.
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 3, 7: 1, 8: 1}
 
@@ -85,16 +85,20 @@ def enhance_image(
     """
     began = time.perf_counter()
     name, target_name = _name(source), _name(target)
-    if isinstance(target, str | Path):
-        _check_target(source, Path(target), overwrite)
+    files.check_target(source, target, overwrite)
     enhancer = Enhancer(device, strength, weights=weights, threads=threads)
     data = _bytes(source)
+    if extras.is_sequence(data):  # which libvips doesn't read
+        raise InputError(f"{name}: is an animation; use enhance-video")
     image, warnings = _read(data, name)
-    _check(image, name)
+    _check(image, max(image.get_n_pages(), extras.frames(data)), name)
     suffix = _suffix(target, output_format, image)
     result = save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
+    result = extras.with_color(result, data)
+    if beside := extras.lost(data) + extras.color_lost(result, data):
+        warnings.append(f"lost with the picture's file, for nothing here writes it: {', '.join(beside)}")
     warnings += _losses(image, result, suffix)
-    write(target, result)
+    files.write(target, result, source)
     if on_warning is not None:
         for text in warnings:
             on_warning(text)
@@ -147,9 +151,9 @@ def _reason(error: pyvips.Error) -> str:
     return lines[min(1, len(lines) - 1)]
 
 
-def _check(image: pyvips.Image, name: str) -> None:
-    if (pages := image.get_n_pages()) > 1:
-        raise InputError(f"{name}: holds {pages} pictures; split it, or use enhance-video for an animation")
+def _check(image: pyvips.Image, pages: int, name: str) -> None:
+    if pages > 1:
+        raise InputError(f"{name}: holds {pages} pictures; {_way_out(image)}")
     channels = _KINDS.get(image.interpretation)
     if channels is None or image.format not in _DEPTHS or image.bands - channels not in (0, 1):
         what = f"{image.interpretation} pixels of {image.bands} × {image.format}"
@@ -157,6 +161,16 @@ def _check(image: pyvips.Image, name: str) -> None:
     if min(image.width, image.height) < MIN_SIZE:
         size = f"{image.width}×{image.height}"
         raise InputError(f"{name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
+
+
+def _way_out(image: pyvips.Image) -> str:
+    """What to do with several pictures in a file. FFmpeg reads the first page of a TIFF, and no animated WebP."""
+    loader = str(image.get("vips-loader"))
+    if loader.startswith("tiff"):
+        return "split it, one page a file"
+    if loader.startswith("webp"):
+        return "convert the animation to GIF or APNG, and use enhance-video"
+    return "split it, or use enhance-video for an animation"
 
 
 def _enhance(image: pyvips.Image, enhancer: Enhancer) -> pyvips.Image:
@@ -171,6 +185,9 @@ def _enhance(image: pyvips.Image, enhancer: Enhancer) -> pyvips.Image:
     # Metadata is that of the picture drawn on; all but its preview, which shows the old one.
     result = image.insert(result.copy(interpretation=image.interpretation), 0, 0).copy()
     result.remove("jpeg-thumbnail-data")
+    if result.get_typeof("xmp-data"):
+        xmp = extras.without_announcements(result.get("xmp-data"))
+        result.set_type(pyvips.GValue.blob_type, "xmp-data", xmp)
     return result
 
 
@@ -178,8 +195,8 @@ def _suffix(target: str | Path | BinaryIO, output_format: str | None, image: pyv
     """The suffix that names the saver: the format asked for, the target's, or the picture's own."""
     if output_format is not None:
         suffix = f".{output_format.lower().removeprefix('.')}"
-    elif isinstance(target, str | Path):
-        suffix = Path(target).suffix.lower()
+    elif (path := files.named(target)) is not None:
+        suffix = path.suffix.lower()
     else:
         loader = str(image.get("vips-loader"))
         suffix = next((suffix for kind, suffix in _SUFFIXES.items() if loader.startswith(kind)), ".png")
@@ -228,39 +245,11 @@ def _losses(image: pyvips.Image, data: bytes, suffix: str) -> list[str]:
     """What the saved file can't hold of the picture."""
     saved = pyvips.Image.new_from_buffer(data, "")
     losses = []
+    gone = [what for key, what in _METADATA.items() if image.get_typeof(key) and not saved.get_typeof(key)]
+    if gone:
+        losses.append(f"{suffix} doesn't take over the {' and '.join(gone)}")
     if _DEPTHS[saved.format] < _DEPTHS[image.format]:
         losses.append(f"{suffix} holds 8 bits a channel; the input has {_DEPTHS[image.format]}")
     if image.hasalpha() and not saved.hasalpha():
         losses.append(f"{suffix} holds no transparency; it is flattened on black")
     return losses
-
-
-def _check_target(source: str | Path | BinaryIO, target: Path, overwrite: bool) -> None:
-    if isinstance(source, str | Path) and Path(source).exists() and target.exists() and target.samefile(source):
-        raise OutputError(f"{target}: is the input itself; give the result another name")
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder; give a file name")
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target}: exists; choose another name or allow overwriting")
-
-
-def write(target: str | Path | BinaryIO, data: bytes) -> None:
-    """Write a stream, or a file that appears only when it is complete.
-
-    Raises:
-        OutputError: the file can't be written.
-    """
-    if not isinstance(target, str | Path):
-        target.write(data)
-        target.flush()
-        return
-    path = Path(target)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror})") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()

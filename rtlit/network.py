@@ -39,11 +39,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.thumbnail < 2 * STRIDE or self.thumbnail % STRIDE:
-            raise UsageError(f"{self.thumbnail = } must be a multiple of {STRIDE}, at least {2 * STRIDE}")
+            raise UsageError(f"thumbnail must be a multiple of {STRIDE}, at least {2 * STRIDE}, not {self.thumbnail}")
         if self.channels not in (1, 3):
-            raise UsageError(f"{self.channels = } must be 1 or 3")
+            raise UsageError(f"channels must be 1 or 3, not {self.channels}")
         if min(self.bins, self.width, self.blocks) < 1 or self.bins < 2:
-            raise UsageError(f"{self.bins = }, {self.width = } and {self.blocks = } must be positive (bins ≥ 2)")
+            got = f"{self.bins}, {self.width} and {self.blocks}"
+            raise UsageError(f"bins, width and blocks must be positive (bins ≥ 2), not {got}")
 
     def thumbnail_size(self, height: int, width: int) -> tuple[int, int]:
         """(h, w) of the thumbnail of a frame: its aspect ratio, in whole grid cells, at least two a side."""

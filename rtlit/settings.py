@@ -42,14 +42,14 @@ class EnhanceSettings:
 
     def __post_init__(self) -> None:
         if self.device not in get_args(Device):
-            raise UsageError(f"{self.device = } must be one of {', '.join(get_args(Device))}")
+            raise UsageError(f"device must be one of {', '.join(get_args(Device))}, not {self.device!r}")
         if not 0 <= self.strength <= MAX_STRENGTH:
-            raise UsageError(f"{self.strength = } must be between 0 and {MAX_STRENGTH:g}")
+            raise UsageError(f"strength must be between 0 and {MAX_STRENGTH:g}, not {self.strength}")
         if not 0 <= self.smoothing < math.inf:
-            raise UsageError(f"{self.smoothing = } must be a number of seconds, 0 or more")
+            raise UsageError(f"smoothing must be a number of seconds, 0 or more, not {self.smoothing}")
         if self.estimate_every is not None and self.estimate_every < 1:
-            raise UsageError(f"{self.estimate_every = } must be 1 or more")
+            raise UsageError(f"estimate_every must be 1 or more, not {self.estimate_every}")
         if self.threads is not None and self.threads < 1:
-            raise UsageError(f"{self.threads = } must be 1 or more")
+            raise UsageError(f"threads must be 1 or more, not {self.threads}")
         if not 0 <= self.denoise <= 1:
-            raise UsageError(f"{self.denoise = } must be between 0 and 1")
+            raise UsageError(f"denoise must be between 0 and 1, not {self.denoise}")

@@ -135,6 +135,7 @@ class TestBatches:
         again = rtlit("enhance-image", "in", "--threads", 1)
         assert again.exit_code == 0
         assert again.stderr == (
+            "in: 1 file passed over, no pictures (.txt)\n"
             "in/a.jpg: in/a.enhanced.jpg exists, skipped\nin/b.JPG: in/b.enhanced.JPG exists, skipped\n"
         )
 

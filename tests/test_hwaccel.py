@@ -144,7 +144,7 @@ def test_what_nvdec_does_not_take_is_said() -> None:
 
 
 def test_settings_name_what_there_is() -> None:
-    with pytest.raises(UsageError, match="hwaccel = 'gpu' must be one of auto, none, cuda"):
+    with pytest.raises(UsageError, match="^hwaccel must be one of auto, none, cuda, not 'gpu'$"):
         VideoSettings(hwaccel="gpu")  # type: ignore[arg-type]
 
 

@@ -160,7 +160,7 @@ def test_a_frame_that_is_not_newer_is_dropped(tmp_path: Path) -> None:
 def test_what_it_refuses_to_begin(tmp_path: Path) -> None:
     there = tmp_path / "there.mp4"
     there.write_bytes(b"mine")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="there.mp4: exists"):
         Recorder(there)
     assert there.read_bytes() == b"mine"
     with pytest.raises(OutputError, match="no directory"):

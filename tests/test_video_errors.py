@@ -15,7 +15,9 @@ import pytest
 
 from rtlit.errors import InputError, OutputError, RtlitError, UsageError
 from rtlit.video.belt import Belt, Stopped
+from rtlit.video.probe import choose_video, open_input
 from rtlit.video.transcode import VideoSettings, enhance_video
+from tests import outside
 from tests.video_tools import DATA, enhance, make_clip, pictures
 
 
@@ -305,3 +307,37 @@ def test_belt_carries_errors_and_stops_producers() -> None:
     full.stop()
     thread.join(5)
     assert len(caught) == 1
+
+
+def test_ffmpegs_own_sentence_is_shown(tmp_path: Path) -> None:
+    """As FFmpeg 8's mov demuxer and libx264 wrapper log them; nothing is heard of them afterwards."""
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isomisom" + b"\0\0\0\x40mdat" + bytes(56))
+    with pytest.raises(InputError, match=r"damaged beyond reading \(moov atom not found \(Invalid data"):
+        open_input(cut)
+    assert av.logging.get_level() is None
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.1:r=10")
+    song = outside.make(
+        tmp_path / "song.m4a", *outside.SOUND, *picture, "-map", 0, "-map", 1, "-t", "0.1", "-c:v", "mjpeg",
+        "-disposition:v", "attached_pic",
+    )  # fmt: skip
+    words = r"has no video stream but a cover picture \(it holds audio\)$"
+    with open_input(song) as container, pytest.raises(InputError, match=words):
+        choose_video(container, "song.m4a")
+
+
+def test_location_stays_beside_a_cover(tmp_path: Path) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:d=0.2:r=10")
+    source = outside.make(
+        tmp_path / "in.mp4", *picture, *picture, "-map", 0, "-map", 1, "-c:v:0", "libx264", "-c:v:1", "mjpeg",
+        "-frames:v:1", 1, "-disposition:v:1", "attached_pic", "-metadata", "location=+48.8577+002.2950/",
+    )  # fmt: skip
+    told: list[str] = []
+    enhance_video(source, tmp_path / "out.mp4", strength=0.0, threads=1, on_warning=told.append)
+    assert not [line for line in told if "lost" in line]
+    tags = outside.ffmpeg("-i", tmp_path / "out.mp4", "-f", "ffmetadata", "-").decode()
+    assert "location=+48.8577+002.2950/" in tags
+    assert len(outside.frames(tmp_path / "out.mp4", "v:1")) == 1

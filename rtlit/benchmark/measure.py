@@ -21,6 +21,7 @@ from rtlit.backends.choose import choose_backend
 from rtlit.benchmark.scene import FPS, Scene
 from rtlit.enhancer import Enhancer
 from rtlit.errors import DeviceError, RtlitError
+from rtlit.files import url_of
 from rtlit.live.pipeline import as_live
 from rtlit.network import load_network
 from rtlit.settings import Device
@@ -220,7 +221,7 @@ def _mjpeg(frames: Sequence[av.VideoFrame]) -> list[av.Packet[Any]]:
 def write_clip(path: Path, scene: Scene, seconds: float) -> None:
     """Write a clip of the scene, as long as it gets in the time."""
     begin = time.perf_counter()
-    with av.open(str(path), "w") as output:
+    with av.open(url_of(path), "w") as output:
         name = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         stream = output.add_stream(name, rate=FPS, options={"crf": "23", "preset": "ultrafast"})
         assert isinstance(stream, av.VideoStream)

@@ -15,12 +15,14 @@ from typing import Any, BinaryIO
 
 import click
 
+from rtlit import files
 from rtlit.commands import describe
 from rtlit.errors import InputError, OutputError, RtlitError, UsageError
 
 PIPE = "-"
 MARK = ".enhanced"
 TERMINATED = 143
+_SUFFIXES_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Batch:
     """Jobs, and the inputs that gave none.
 
     Attributes:
+        notes: what else to say, a line each.
         explicit: there is a single input, named by the user; an existing result is then an error. The results
             of several inputs or of a folder that exist are skipped, so that an interrupted batch can go on.
     """
@@ -53,6 +56,22 @@ class Batch:
     jobs: list[Job]
     errors: list[tuple[str, RtlitError]] = field(default_factory=list)
     explicit: bool = True
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What folders are searched for.
+
+    Attributes:
+        name: in the plural.
+        suffixes: lower-case suffixes of file names that are taken whatever is in the file.
+        probe: whether a file with another suffix is one of these.
+    """
+
+    name: str
+    suffixes: Collection[str]
+    probe: Callable[[Path], bool] = lambda path: False
 
 
 @dataclass(frozen=True)
@@ -84,13 +103,13 @@ def plan(
     output: str | None,
     output_dir: Path | None,
     recursive: bool,
-    suffixes: Collection[str],
+    kind: Kind,
     suffix_of: Callable[[Path], str],
 ) -> Batch:
     """Find the files that `inputs` (files, folders, globs, "-") stand for, and a target for each.
 
     Args:
-        suffixes: lower-case file name suffixes that are looked for in folders.
+        kind: what is looked for in folders.
         suffix_of: the suffix of the default target of an input.
 
     Raises:
@@ -100,9 +119,10 @@ def plan(
         raise UsageError("-o and --output-dir can't be used together")
     found: list[tuple[str, Path]] = []
     errors: list[tuple[str, RtlitError]] = []
+    notes: list[str] = []
     for text in inputs:
         try:
-            found.extend(expand(text, recursive, suffixes))
+            found.extend(expand(text, recursive, kind, note=notes.append))
         except RtlitError as error:
             errors.append((text, error))
     if output is not None and (len(inputs) > 1 or len(found) > 1):
@@ -116,35 +136,46 @@ def plan(
             for source, below in dict(found).items()
         ]
     )
-    return Batch(jobs, errors + clashes, explicit=len(inputs) == 1 and [job.source for job in jobs] == list(inputs))
+    explicit = len(inputs) == 1 and [job.source for job in jobs] == list(inputs)
+    return Batch(jobs, errors + clashes, explicit, notes)
 
 
-def expand(text: str, recursive: bool, suffixes: Collection[str], to: str = "enhance") -> Iterator[tuple[str, Path]]:
+def expand(
+    text: str, recursive: bool, kind: Kind, to: str = "enhance", note: Callable[[str], None] = lambda line: None
+) -> Iterator[tuple[str, Path]]:
     """Files that a file's name, a folder, a glob or "-" stands for; each with its folder below the one given.
 
     Args:
         to: what for; in folders and globs, results of ours are no files to enhance.
+        note: told, in one line, how many files of a folder are passed over.
 
     Raises:
         InputError: there are none.
     """
     path = Path(text)
+    if text != PIPE and "://" in text and not path.exists():
+        raise InputError(f"{text}: is a URL; download it first, and name the file")
     if text == PIPE or path.is_file():
         yield text, Path()
     elif path.is_dir():
-        inside = sorted(path.rglob("*") if recursive else path.iterdir())
-        files = [p for p in inside if p.suffix.lower() in suffixes and _wanted(p, to)]
-        if not files:
+        inside = [p for p in sorted(path.rglob("*") if recursive else path.iterdir()) if _wanted(p, to)]
+        taken = [p for p in inside if p.suffix.lower() in kind.suffixes or kind.probe(p)]
+        if len(taken) < len(inside):
+            others = [p for p in inside if p not in set(taken)]
+            suffixes = ", ".join(sorted({p.suffix.lower() or "no suffix" for p in others})[:_SUFFIXES_NAMED])
+            count = f"{len(others)} files" if len(others) > 1 else "1 file"
+            note(f"{text}: {count} passed over, no {kind.name} ({suffixes})")
+        if not taken:
             deeper = "" if recursive else " (subfolders need -r)"
             raise InputError(f"{text}: no files to {to} in this folder{deeper}")
-        yield from ((str(p), p.parent.relative_to(path)) for p in files)
+        yield from ((str(p), p.parent.relative_to(path)) for p in taken)
     elif path.exists():
         yield text, Path()  # a named pipe or a device
     elif glob.has_magic(text):
-        files = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _wanted(p, to)]
-        if not files:
+        matches = [p for p in map(Path, sorted(glob.glob(text, recursive=True))) if _wanted(p, to)]
+        if not matches:
             raise InputError(f"{text}: no file matches")
-        yield from ((str(p), Path()) for p in files)
+        yield from ((str(p), Path()) for p in matches)
     else:
         raise InputError(f"{text}: no such file or folder")
 
@@ -188,15 +219,18 @@ def open_stream(name: str, pipe: str) -> str | BinaryIO:
 def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], None]) -> int:
     """Do each job; an error ends its job alone. Returns the exit code."""
     with unwinding():
+        for line in batch.notes:
+            talk.say(line)
         codes = [_failed(source, error, talk) for source, error in batch.errors]
         for job in batch.jobs:
-            if not overwrite and not batch.explicit and _exists(job.target):
-                talk.say(f"{job.name}: {job.target} exists, skipped")
-                talk.report({"input": job.source, "output": job.target, "skipped": True})
-                continue
             try:
-                _check_target(job, overwrite)
+                if not overwrite and not batch.explicit and job.target != PIPE and Path(job.target).is_file():
+                    talk.say(f"{job.name}: {job.target} exists, skipped")
+                    talk.report({"input": job.source, "output": job.target, "skipped": True})
+                    continue
                 with _folder_of(job.target):
+                    if job.target != PIPE:
+                        files.check_target(job.source, job.target, overwrite, "use --overwrite to replace it")
                     work(job)
             except BrokenPipeError:
                 raise
@@ -213,20 +247,6 @@ def unwinding() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
-
-
-def _exists(target: str) -> bool:
-    return target != PIPE and Path(target).exists()
-
-
-def _check_target(job: Job, overwrite: bool) -> None:
-    """The library checks this too; here the way out is an option."""
-    if not _exists(job.target):
-        return
-    if job.source != PIPE and Path(job.target).samefile(job.source):
-        raise OutputError(f"{job.target}: is the input itself; give the result another name")
-    if not overwrite and Path(job.target).is_file():
-        raise OutputError(f"{job.target}: exists; use --overwrite to replace it")
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
+from rtlit.commands.batch import PIPE, Job, Kind, Talk, open_stream, plan, run_batch
 from rtlit.commands.options import enhance_options, examples, output_options, report_options, words
 
 # What folders are searched for; a file that is named may have any suffix.
 SUFFIXES = frozenset((".avif", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+PICTURES = Kind("pictures", SUFFIXES)
 
 
 @click.command(
@@ -55,7 +56,7 @@ def enhance_image(
     def suffix_of(path: Path) -> str:
         return f".{form}" if form else path.suffix if path.suffix.lower() in SUFFIXES else ".png"
 
-    batch = plan(inputs, output, output_dir, recursive, SUFFIXES, suffix_of)
+    batch = plan(inputs, output, output_dir, recursive, PICTURES, suffix_of)
     talk = Talk(quiet, verbose, as_json, json_to_stderr=any(job.target == PIPE for job in batch.jobs))
     sys.exit(run_batch(batch, overwrite, talk, lambda job: _enhance(job, {**options, "overwrite": overwrite}, talk)))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.batch import PIPE, Job, Talk, open_stream, plan, run_batch
+from rtlit.commands.batch import PIPE, Job, Kind, Talk, open_stream, plan, run_batch
 from rtlit.commands.options import (
     ENCODERS,
     Number,
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from rtlit.settings import EnhanceSettings
     from rtlit.video.settings import Progress, VideoReport, VideoSettings
 
-# What folders are searched for; a file that is named may have any suffix.
+# In folders these are taken, and an error if they can't be read; others where FFmpeg finds a video in them.
 SUFFIXES = frozenset(
-    (".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg")
-    + (".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m")
+    (".3g2", ".3gp", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v")
+    + (".m4v", ".mj2", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogm", ".ogv", ".qt", ".rm")
+    + (".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m")
 )
 # Where FFmpeg's name of a container isn't its suffix.
 _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
@@ -123,12 +124,14 @@ def enhance_video(
     those of folders and of several inputs that exist are skipped.
     """
     from rtlit.settings import EnhanceSettings
+    from rtlit.video import probe
     from rtlit.video.formats import output_suffix
     from rtlit.video.settings import VideoSettings
 
+    kind = Kind("videos", SUFFIXES, probe.holds_video)
     form = video["output_format"]
     suffix = _SUFFIX_OF.get(form, f".{form}") if form else None
-    batch = plan(inputs, output, output_dir, recursive, SUFFIXES, lambda path: suffix or output_suffix(path))
+    batch = plan(inputs, output, output_dir, recursive, kind, lambda path: suffix or output_suffix(path))
     to_stdout = any(job.target == PIPE for job in batch.jobs)
     talk = Talk(quiet, verbose, as_json, json_to_stderr=to_stdout)
     enhance = EnhanceSettings(device, strength, smoothing, estimate_every, weights, threads, denoise)

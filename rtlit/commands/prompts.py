@@ -12,7 +12,7 @@ import click
 
 from rtlit.commands import describe
 from rtlit.commands.batch import PIPE, expand
-from rtlit.commands.enhance_image import SUFFIXES
+from rtlit.commands.enhance_image import PICTURES
 from rtlit.commands.options import CLIPS, FILE, device_option, examples, report_options, threads_option, words
 from rtlit.commands.train import require_extra
 from rtlit.errors import RtlitError, UsageError
@@ -158,9 +158,13 @@ def _find(images: Sequence[str], recursive: bool) -> tuple[list[str], list[tuple
         raise UsageError("standard input can't be scored; give a file")
     found: dict[str, None] = {}
     errors: list[tuple[str, RtlitError]] = []
+
+    def note(line: str) -> None:
+        click.echo(line, err=True)
+
     for text in images:
         try:
-            found |= dict.fromkeys(name for name, _ in expand(text, recursive, SUFFIXES, to="score"))
+            found |= dict.fromkeys(name for name, _ in expand(text, recursive, PICTURES, "score", note))
         except RtlitError as error:
             errors.append((text, error))
     return list(found), errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import time
@@ -197,9 +198,10 @@ def open_url(url: str) -> Input:
     import av
 
     name = name_of(url)
-    if url.startswith(LAVFI):
+    if url.startswith(LAVFI) and not os.path.exists(url):
         try:
-            return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
+            with probe.listening():
+                return Input(av.open(url.removeprefix(LAVFI), format="lavfi"), name, "file")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise InputError(f"{name}: not a filter graph that makes video: {probe.reason(error)}") from None
     scheme = scheme_of(url)
@@ -209,9 +211,9 @@ def open_url(url: str) -> Input:
     began = time.monotonic()
     try:
         file = "pipe:0" if url == "-" else url
-        container = av.open(
-            file, container_options=options, timeout=(NETWORK_SECONDS, NETWORK_SECONDS), metadata_errors="replace"
-        )
+        limits = (NETWORK_SECONDS, NETWORK_SECONDS)
+        with probe.listening():
+            container = av.open(file, container_options=options, timeout=limits, metadata_errors="replace")
     except (av.error.FFmpegError, OSError, ValueError) as error:
         late = time.monotonic() - began >= NETWORK_SECONDS
         why = f"no answer within {NETWORK_SECONDS:g} s" if late else probe.reason(error)
@@ -225,9 +227,9 @@ def name_of(url: str) -> str:
 
 
 def scheme_of(url: str) -> str:
-    """The part before "://", or of "pipe:0" or "file:NAME", in lower case; empty for a path."""
-    match = re.match(r"([a-z][a-z0-9+.-]+)://|(pipe|file):", url, re.IGNORECASE)
-    return (match[1] or match[2]).lower() if match else ""
+    """The part before "://" in lower case; empty for a path, which may have any colon in it."""
+    match = re.match(r"([a-z][a-z0-9+.-]+)://", url, re.IGNORECASE)
+    return match[1].lower() if match else ""
 
 
 def _camera_options(system: str, camera: Camera, settings: SourceSettings) -> dict[str, str]:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rtlit.errors import RtlitError, UsageError
+from rtlit import files
+from rtlit.errors import OutputError, RtlitError, UsageError
 from rtlit.live.microphone import Microphone, open_microphone
 from rtlit.live.recording import Recording, cut_to_whole
 from rtlit.video.formats import EncoderPlan, muxer_for, plan_encoder
 from rtlit.video.probe import reason
 from rtlit.video.settings import VideoSettings
-from rtlit.video.writer import check_target
 
 if TYPE_CHECKING:
     import av
@@ -66,7 +66,8 @@ class Recorder:
     till then), and gets its name when it is whole. When the size of the frames changes, another one begins: NAME-2.
 
     Attributes:
-        path: as given. ready: set once it takes frames, which is when the microphone is open.
+        path: as given, or what a symbolic link given points to.
+        ready: set once it takes frames, which is when the microphone is open.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Recorder:
         """
         if path.suffix.lower() not in _SUFFIXES:
             raise UsageError(f"{path}: can't be recorded to; name a file in {', '.join(_SUFFIXES)}")
-        check_target(io.BytesIO(), path, overwrite)
-        self.path, self._overwrite, self._warn = path, overwrite, on_warning
+        files.check_target(io.BytesIO(), path, overwrite)
+        if files.is_stream(path):
+            raise OutputError(f"{path}: is a pipe or device; a recording needs a file, to be readable after a crash")
+        self.path, self._overwrite, self._warn = files.place(path), overwrite, on_warning
         self._muxer = muxer_for(path, VideoSettings(), "")
         self._settings = VideoSettings(codec=codec) if codec else _LIVE
         self._plan((64, 64))
@@ -212,7 +215,7 @@ class Recorder:
         return plan_encoder("h264", av.VideoFormat("yuv420p", *size), size, self._muxer, self._settings)
 
     def _part(self) -> Path:
-        return self.path.with_name(f"{self.path.name}.partial")
+        return self.path.with_name(files.fitting(self.path.name, ".partial"))
 
     def _finish(self) -> None:
         if self._file is not None:
@@ -222,7 +225,7 @@ class Recorder:
     def _keep(self, file: Recording) -> None:
         """Give a file its name."""
         number = len(self._paths) + 1
-        wanted = self.path if number == 1 else self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
+        wanted = self.path if number == 1 else _numbered(self.path, number)
         self._paths.append(_free(wanted, self._overwrite))
         os.replace(file.part, self._paths[-1])
         self._written, self._seconds, self._file = self._written + file.frames, self._seconds + file.seconds, None
@@ -251,5 +254,9 @@ def _free(path: Path, overwrite: bool) -> Path:
     number, free = 1, path
     while free.exists() and not overwrite:
         number += 1
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        free = _numbered(path, number)
     return free
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path.with_name(files.fitting(path.stem, f"-{number}{path.suffix}"))

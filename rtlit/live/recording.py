@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtlit.avframe import new_like, planes_of
+from rtlit.files import url_of
 from rtlit.video.convert import convert
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
 
@@ -56,7 +57,7 @@ class Recording:
             # Fragments on the way, and an ordinary file in the end.
             options = {"movflags": "+hybrid_fragmented+delay_moov", "frag_duration": str(_FRAGMENT_SECONDS * 1_000_000)}
             options |= {"video_track_timescale": str(_FINE_TICK.denominator)}
-        self.container = av.open(str(part), "w", format=muxer, container_options=options)
+        self.container = av.open(url_of(part), "w", format=muxer, container_options=options)
         video = self.container.add_stream(plan.name, rate=_NOMINAL_FPS, options=dict(plan.options))
         assert isinstance(video, av.VideoStream)
         context = video.codec_context
@@ -152,7 +153,7 @@ def cut_to_whole(path: Path, muxer: str) -> tuple[int, float]:
     if muxer in MP4_FAMILY:
         os.truncate(path, _end_of_fragments(path))
     frames, end = 0, 0.0
-    with av.open(str(path)) as container:
+    with av.open(url_of(path)) as container:
         for packet in container.demux(video=0):
             if packet.pts is not None and packet.time_base is not None:
                 frames, end = frames + 1, float((packet.pts + (packet.duration or 0)) * packet.time_base)

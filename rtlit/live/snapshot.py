@@ -27,11 +27,12 @@ def save_snapshot(frame: LiveFrame, folder: Path) -> Path:
     """
     import pyvips
 
-    from rtlit.image import save, write
+    from rtlit import files
+    from rtlit.image import save
 
     path = _reserve(folder)
     try:
-        write(path, save(pyvips.Image.new_from_array(rgb_of(frame.after)), ".png", False, str(path)))
+        files.write(path, save(pyvips.Image.new_from_array(rgb_of(frame.after)), ".png", False, str(path)))
     except OutputError:
         path.unlink(missing_ok=True)
         raise

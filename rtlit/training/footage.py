@@ -56,7 +56,7 @@ class Backlight:
 
     def __post_init__(self) -> None:
         if not 0 < self.period < math.inf:
-            raise UsageError(f"{self.period = } must be a number of seconds above 0")
+            raise UsageError(f"period must be a number of seconds above 0, not {self.period}")
 
 
 def load_footage(path: Path, count: int, warn: Callable[[str], None] = lambda text: None) -> Footage:

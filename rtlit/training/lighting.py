@@ -75,11 +75,11 @@ class LightingConfig:
 
     def __post_init__(self) -> None:
         if self.image_size < 32 or self.image_size % 32:
-            raise UsageError(f"{self.image_size = } must be a multiple of 32")
+            raise UsageError(f"image_size must be a multiple of 32, not {self.image_size}")
         if len(self.layers) != 4 or min(self.layers) < 1:
-            raise UsageError(f"{self.layers = } must be four numbers of 1 or more")
+            raise UsageError(f"layers must be four numbers of 1 or more, not {self.layers}")
         if self.width % 2 or self.width * 32 % self.head_width or self.text_width % self.text_heads:
-            raise UsageError(f"{self.width = } and {self.text_width = } must divide into heads")
+            raise UsageError(f"width ({self.width}) and text_width ({self.text_width}) must divide into heads")
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,14 @@ class LightingSettings:
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
-            raise UsageError(f"{self.iterations = } must be 1 or more")
+            raise UsageError(f"iterations must be 1 or more, not {self.iterations}")
         if self.batch < 2 * LIGHTS or self.batch % LIGHTS:
-            raise UsageError(f"{self.batch = } must be a multiple of {LIGHTS}, at least {2 * LIGHTS}")
+            raise UsageError(f"batch must be a multiple of {LIGHTS}, at least {2 * LIGHTS}, not {self.batch}")
         if not 0 < self.learning_rate < 1 or not 0 <= self.weight_decay < 1:
-            raise UsageError(f"{self.learning_rate = } and {self.weight_decay = } must be between 0 and 1")
+            got = f"{self.learning_rate} and {self.weight_decay}"
+            raise UsageError(f"learning_rate and weight_decay must be between 0 and 1, not {got}")
         if self.held_out < 0 or self.held_out == 1:
-            raise UsageError(f"{self.held_out = } must be 0 (none) or 2 and more")
+            raise UsageError(f"held_out must be 0 (none) or 2 and more, not {self.held_out}")
 
 
 class Lighting(NamedTuple):

@@ -239,7 +239,8 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         if min(self.every, self.samples_every, self.samples) < 1:
-            raise UsageError(f"{self.every = }, {self.samples_every = } and {self.samples = } must be 1 or more")
+            got = f"{self.every}, {self.samples_every} and {self.samples}"
+            raise UsageError(f"every, samples_every and samples must be 1 or more, not {got}")
         preset(enhancer=self.enhancer, guidance=self.guidance)  # they exist
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from PIL.Image import Resampling
 
+from rtlit import files
 from rtlit.errors import OutputError, UsageError
 from rtlit.training.metrics import Picture
 
@@ -80,15 +79,10 @@ class Sheet:
         """
         rows = sorted(self._rows, key=lambda row: (row.rank if self.order == "worst" else 0.0, row.name))
         data = _page(self.title, rows).encode() if self.path.suffix.lower() == ".html" else _png(rows)
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
-            part.write_bytes(data)
-            os.replace(part, self.path)
-        except OSError as error:
-            raise OutputError(f"{self.path}: can't be written ({error.strerror}); choose another --sheet") from None
-        finally:
-            with suppress(OSError):
-                part.unlink()
+            files.write(self.path, data)
+        except OutputError as error:
+            raise OutputError(f"{error}; choose another --sheet") from None
 
     def _small(self, picture: Picture) -> Image.Image | bytes:
         width = _WIDTH[self.path.suffix.lower()]

@@ -40,9 +40,9 @@ class SimulatedSet:
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
-            raise UsageError(f"{self.count = } must be 1 or more")
+            raise UsageError(f"count must be 1 or more, not {self.count}")
         if self.size < 32:
-            raise UsageError(f"{self.size = } must be 32 or more")
+            raise UsageError(f"size must be 32 or more, not {self.size}")
 
 
 def write_simulated(folders: Sequence[Path], target: Path, wanted: SimulatedSet, *, overwrite: bool = False) -> int:

@@ -66,13 +66,13 @@ class SupervisedSettings:
 
     def __post_init__(self) -> None:
         if min(self.iterations, self.batch) < 1:
-            raise UsageError(f"{self.iterations = } and {self.batch = } must be 1 or more")
+            raise UsageError(f"iterations ({self.iterations}) and batch ({self.batch}) must be 1 or more")
         if not 0 < self.learning_rate < 1:
-            raise UsageError(f"{self.learning_rate = } must be between 0 and 1")
+            raise UsageError(f"learning_rate must be between 0 and 1, not {self.learning_rate}")
         if not 0 <= self.average < 1:
-            raise UsageError(f"{self.average = } must be at least 0 and below 1")
+            raise UsageError(f"average must be at least 0 and below 1, not {self.average}")
         if not self.floor > 0:
-            raise UsageError(f"{self.floor = } must be above 0")
+            raise UsageError(f"floor must be above 0, not {self.floor}")
 
 
 @dataclass

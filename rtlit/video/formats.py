@@ -19,7 +19,7 @@ MP4_FAMILY = ("mp4", "mov", "3gp")
 _MUXERS = {
     **dict.fromkeys((".mp4", ".m4v"), "mp4"),
     **dict.fromkeys((".mov", ".qt"), "mov"),
-    **dict.fromkeys((".ts", ".m2ts", ".mts"), "mpegts"),
+    **dict.fromkeys((".ts", ".m2ts", ".mts", ".m2t"), "mpegts"),
     **dict.fromkeys((".mpg", ".mpeg", ".vob"), "vob"),
     ".mkv": "matroska",
     ".webm": "webm",
@@ -98,7 +98,8 @@ def muxer_for(target: Path | None, video: VideoSettings, source_format: str) -> 
     if video.output_format is not None:
         name = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts"}.get(video.output_format, video.output_format)
         try:
-            if av.ContainerFormat(name, "w").is_output:
+            form = av.ContainerFormat(name, "w")
+            if form.is_output and not form.no_file:  # others write files of names they choose
                 return name
         except ValueError:
             pass

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import os
 import struct
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from rtlit import files
 from rtlit.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
+# Demuxers of files that hold a video, for `holds_video`: FFmpeg has others that take any text for one, or open URLs.
+_VIDEO_FORMATS = (
+    "3dostr,amv,apng,asf,av1,avi,bink,dhav,dv,dxa,film_cpk,flic,flv,gif,gxf,h261,h263,h264,hevc,ivf,kux,matroska,"
+    "m4v,mov,mpeg,mpegts,mpegvideo,mv,mxf,nsv,nut,nuv,obu,ogg,r3d,rm,roq,rpl,smk,swf,thp,vc1,vc1test,vvc,wtv,"
+    "yuv4mpegpipe"
+)
+_PICTURES = (".avif", ".heic", ".heif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp")  # AVIF and HEIF are MP4s
+# Errors of the system that leave nothing to ask.
+_SAY_ALL = (errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EFBIG, errno.EPIPE, errno.EIO)
+_listening, _listeners = threading.Lock(), 0
+_ONE_FILE = {"pattern_type": "none"}  # a picture named frame%d.png or a*.png is that one, not a series
 # Boxes of ISO/IEC 23001-7 (common encryption) and of PIFF's older uuid variant.
 _ENCRYPTION_BOXES = (b"encv", b"pssh", b"senc", bytes.fromhex("a2394f525a9b4f14a2446c427c648df4"))
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -36,8 +51,38 @@ def name_of(source: str | Path | BinaryIO) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """An FFmpeg or OS error in a few words."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")
+    """An FFmpeg or OS error in a few words: FFmpeg's own sentence, where it was heard, and what its number means."""
+    meaning = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().rstrip(".")
+    log = getattr(error, "log", None)
+    if not log or getattr(error, "errno", None) in _SAY_ALL:
+        return meaning
+    said = " ".join(log[2].split()).rstrip(".")
+    return f"{said} ({meaning})" if said and meaning.lower() not in said.lower() else said or meaning
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Errors raised inside bring FFmpeg's own sentence along.
+
+    Not for longer than needed: closing a decoder waits for its threads with Python's lock held, and a thread that has
+    something to say waits for that lock.
+    """
+    import av
+
+    global _listeners
+    with _listening:
+        ours = _listeners > 0 or av.logging.get_level() is None
+        if ours:
+            _listeners += 1
+            av.logging.set_level(av.logging.PANIC)  # errors are kept for exceptions at any level; nothing is printed
+    try:
+        yield
+    finally:
+        with _listening:
+            if ours:
+                _listeners -= 1
+                if not _listeners:
+                    av.logging.set_level(None)
 
 
 def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) -> InputContainer:
@@ -53,15 +98,17 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
     if isinstance(source, (str, Path)):
         _check_file(Path(source), name)
     try:
-        file = str(source) if isinstance(source, Path) else source
-        container = av.open(file, "r", metadata_errors="replace", hwaccel=hwaccel)
+        file = files.url_of(source) if isinstance(source, (str, Path)) else source
+        with listening():
+            container = av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
         # PyAV asks for guesses at missing times of showing, which are wrong where AVI has B-frames.
         container.flags &= ~cast(int, Flags.gen_pts.value)
         return container
-    except av.error.InvalidDataError:
+    except av.error.InvalidDataError as error:
         if is_encrypted(source):
             raise InputError(f"{name}: is encrypted; rtlit can't read protected video") from None
-        raise InputError(f"{name}: is not a video, or is truncated or damaged beyond reading") from None
+        what = f"is not a video, or is truncated or damaged beyond reading ({reason(error)})"
+        raise InputError(f"{name}: {what}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise InputError(f"{name}: can't be opened: {reason(error)}") from None
 
@@ -75,6 +122,15 @@ def _check_file(path: Path, name: str) -> None:
         raise InputError(f"{name}: is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise InputError(f"{name}: can't be read: permission denied")
+    if path.is_file() and _is_animated_webp(path):
+        raise InputError(f"{name}: is an animated WebP, which FFmpeg can't read; convert it to GIF or APNG first")
+
+
+def _is_animated_webp(path: Path) -> bool:
+    """Whether the animation flag of the VP8X chunk is set (RFC 9649 §2.7)."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
 def is_encrypted(source: str | Path | BinaryIO) -> bool:
@@ -84,6 +140,20 @@ def is_encrypted(source: str | Path | BinaryIO) -> bool:
     with open(source, "rb") as file:
         head = file.read(1 << 20)
     return b"ftyp" in head[:64] and any(box in head for box in _ENCRYPTION_BOXES)
+
+
+def holds_video(path: Path) -> bool:
+    """Whether FFmpeg finds a video in a file: more than a picture, and nothing that refers to other files."""
+    import av
+    from av.stream import Disposition
+
+    if path.suffix.lower() in _PICTURES:
+        return False
+    try:
+        with av.open(files.url_of(path), container_options={"format_whitelist": _VIDEO_FORMATS}) as container:
+            return any(not s.disposition & Disposition.attached_pic for s in container.streams.video)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
 
 
 def choose_video(container: InputContainer, name: str) -> VideoStream:
@@ -96,12 +166,14 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
 
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise InputError(f"{name}: has no video stream (it holds {kinds})")
+        kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing else"
+        cover = " but a cover picture" if container.streams.video else ""
+        raise InputError(f"{name}: has no video stream{cover} (it holds {kinds})")
     decodable = [s for s in videos if s.codec_context is not None]
     if not decodable:
         raise InputError(f"{name}: its video codec has no decoder here")
-    stream = max(decodable, key=lambda s: s.codec_context.width * s.codec_context.height)
+    # An animated AVIF has a still of the same size before the film.
+    stream = max(decodable, key=lambda s: (s.codec_context.width * s.codec_context.height, s.frames != 1))
     if stream.codec_context.is_hwaccel:
         return stream  # FFmpeg's frame threads would only hold more of the GPU's surfaces
     stream.codec_context.thread_type = "AUTO"

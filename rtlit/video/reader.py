@@ -66,7 +66,7 @@ class Reader:
             InputError: it can't be opened or holds no video.
         """
         self.name = probe.name_of(source)
-        self._source, self._video, self._warn = source, video, warn
+        self.source, self._video, self._warn = source, video, warn
         self.container = probe.open_input(source, hwaccel)
         try:
             self.stream = probe.choose_video(self.container, self.name)
@@ -361,7 +361,7 @@ class Reader:
         length = stream.frames * self._step if name == "avi" else stream.duration
         if length:
             return self.origin + length * self.time_base, True
-        whole = self.container.duration or (probe.asf_duration(self._source) if name == "asf" else 0)
+        whole = self.container.duration or (probe.asf_duration(self.source) if name == "asf" else 0)
         return (Fraction(whole, av.time_base) - self.base if whole else None), False
 
     def _lacks(self) -> bool:
@@ -414,7 +414,7 @@ class Reader:
     def _why_nothing(self) -> str:
         if self._last is not None:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
-        if probe.is_encrypted(self._source):
+        if probe.is_encrypted(self.source):
             return "is encrypted; rtlit can't read protected video"
         if self.skipped:
             return f"none of its {self.skipped} video packets can be decoded; it is damaged or encrypted"

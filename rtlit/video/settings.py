@@ -44,16 +44,16 @@ class VideoSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < math.inf:
-            raise UsageError(f"{self.start = } must be a number of seconds, 0 or more")
+            raise UsageError(f"start must be a number of seconds, 0 or more, not {self.start}")
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise UsageError(f"{self.duration = } must be a number of seconds above 0")
+            raise UsageError(f"duration must be a number of seconds above 0, not {self.duration}")
         if self.crf is not None and not 0 <= self.crf <= 255:
-            raise UsageError(f"{self.crf = } must be between 0 (best) and 63, or the encoder's own largest")
+            raise UsageError(f"crf must be between 0 (best) and 63, or the encoder's own largest, not {self.crf}")
         for name, value in (("codec", self.codec), ("preset", self.preset), ("output_format", self.output_format)):
             if value is not None and not value.strip():
                 raise UsageError(f"{name} must be a name, not empty text")
         if self.hwaccel not in get_args(Hwaccel):
-            raise UsageError(f"{self.hwaccel = } must be one of {', '.join(get_args(Hwaccel))}")
+            raise UsageError(f"hwaccel must be one of {', '.join(get_args(Hwaccel))}, not {self.hwaccel!r}")
         for pair in self.options:
             if len(pair) != 2 or not pair[0]:
                 raise UsageError(f"an encoder option must be key=value, not {'='.join(pair)!r}")

@@ -68,6 +68,7 @@ def enhance_video(
     """
     import av
 
+    from rtlit import files
     from rtlit.avframe import software_format
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
@@ -76,7 +77,7 @@ def enhance_video(
     from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
-    from rtlit.video.writer import Writer, check_target
+    from rtlit.video.writer import Writer
 
     begin = time.perf_counter()
     video = video or VideoSettings()
@@ -92,12 +93,11 @@ def enhance_video(
                 on_warning(line)
 
     os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself
-    check_target(source, target, video.overwrite)
+    files.check_target(source, target, video.overwrite)
     hwaccel = choose_decoder(video, chosen.device, warn)
     reader = Reader(source, video, warn, hwaccel)
     try:
-        path = Path(target) if isinstance(target, (str, Path)) else None
-        muxer = muxer_for(path, video, reader.container.format.name)
+        muxer = muxer_for(files.named(target), video, reader.container.format.name)
         first = reader.prime(keep_clock=muxer == "mpegts")
         codec = reader.stream.codec_context.name
         taken = hwaccel is None or check_decoder(video, first, codec, warn)

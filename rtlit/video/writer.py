@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 
+from rtlit import files
 from rtlit.errors import OutputError, RtlitError, UsageError
 from rtlit.video import described, header, probe, streams
 from rtlit.video.convert import convert
@@ -32,28 +31,8 @@ _MP4_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "encoder",
     "major_brand", "minor_version", "compatible_brands", "creation_time", "media_type", "hd_video", "timecode",
+    "location",
 }  # fmt: skip
-
-
-def check_target(source: str | Path | BinaryIO, target: str | Path | BinaryIO, overwrite: bool) -> None:
-    """Refuse a target that can't or mustn't be written, before any work is done.
-
-    Raises:
-        OutputError: it exists, is the input, or its directory is missing or not writable.
-    """
-    if not isinstance(target, (str, Path)):
-        return
-    path = Path(target)
-    if path.is_dir():
-        raise OutputError(f"{path}: is a directory; name a file in it")
-    if isinstance(source, (str, Path)) and path.exists() and os.path.samefile(source, path):
-        raise OutputError(f"{path}: is the input itself; choose another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; choose another name or allow overwriting")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no directory {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: can't be written: permission denied in {path.parent}")
 
 
 class Writer:
@@ -81,29 +60,27 @@ class Writer:
             first: the first decoded frame, for colour tags, rotation and HDR metadata.
             size: (width, height) of the frames to come.
         """
-        self.name = probe.name_of(target)
+        self.name, self._named = probe.name_of(target), files.named(target)
         self._reader, self._plan, self._warn, self._muxer = reader, plan, warn, muxer
-        self._target = Path(target) if isinstance(target, (str, Path)) else None
-        self._part = self._part_name()
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
         self._shown_from = self._shown_to = Fraction(0)  # when the first frame is shown, and until when the last
         self._routes: dict[int, streams.Route | None] = {}
         self._completion = header.completion_of(muxer)
-        file: Any = target if self._part is None else str(self._part)
-        if self._completion is not None and not isinstance(file, str):
-            file = header.Headed(file, self._completion)
-        self._file = file
+        self._headed: header.Headed | None = None
         try:
-            self._container = av.open(file, "w", format=muxer, container_options=self._options(first))
-            self._lay_out(first, size)
-            self._begin()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            if isinstance(error, (av.error.FFmpegError, OSError)):
-                raise self._error(error) from None
-            raise
+            self._output = files.Output(target, reader.source)
+            try:
+                with probe.listening():
+                    self._container = av.open(self._file(), "w", format=muxer, container_options=self._options(first))
+                    self._lay_out(first, size)
+                    self._start()
+            except BaseException as error:
+                self.__exit__(type(error), error, None)
+                raise
+        except (av.error.FFmpegError, OSError) as error:
+            raise self._error(error) from None
 
     def __enter__(self) -> Writer:
         return self
@@ -113,8 +90,7 @@ class Writer:
             return
         with suppress(av.error.FFmpegError, OSError, ValueError, AttributeError):  # what matters is the error under way
             self._container.close()
-        if self._part is not None:
-            self._part.unlink(missing_ok=True)
+        self._output.drop()
 
     def write(self, item: av.VideoFrame | Packet[Stream]) -> None:
         """Encode a frame, or pass a packet on.
@@ -124,11 +100,12 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            if isinstance(item, av.VideoFrame):
-                self._encode(item)
-            else:
-                route = self._routes.get(item.stream_index)
-                self._container.mux(route(item) if route else [])
+            with probe.listening():
+                if isinstance(item, av.VideoFrame):
+                    self._encode(item)
+                else:
+                    route = self._routes.get(item.stream_index)
+                    self._container.mux(route(item) if route else [])
         except RtlitError:
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -148,18 +125,27 @@ class Writer:
             self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
-            self._container.close()
-            if isinstance(self._file, header.Headed):
-                self._file.finish()
-            elif self._completion is not None:
-                header.complete_file(Path(self._file), self._completion)
-            if self._part is not None and self._target is not None:
-                os.replace(self._part, self._target)
+            with probe.listening():
+                self._container.close()
+            if self._headed is not None:
+                self._headed.finish()
+            elif self._completion is not None and self._output.part is not None:
+                header.complete_file(self._output.part, self._completion)
+            self._output.keep()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         self.seconds += time.perf_counter() - begin
 
-    def _begin(self) -> None:
+    def _file(self) -> Any:
+        """What libavformat writes to."""
+        stream = self._output.stream
+        if stream is None:
+            return files.url_of(self._output.part or "")
+        if self._completion is not None:
+            self._headed = header.Headed(stream, self._completion)
+        return self._headed or stream
+
+    def _start(self) -> None:
         """Write the header, unless NVENC waits for the first frame: what can't be written fails before any work."""
         if self._plan.on_device:
             return
@@ -168,11 +154,6 @@ class Writer:
         except av.error.FFmpegError as error:
             raise self._refused(error) from None
         self._container.start_encoding()
-
-    def _part_name(self) -> Path | None:
-        if self._target is None:
-            return None
-        return self._target.with_name(f".{self._target.stem}.{secrets.token_hex(4)}.part{self._target.suffix}")
 
     def _error(self, error: BaseException) -> OutputError:
         if isinstance(error, BrokenPipeError):
@@ -188,7 +169,7 @@ class Writer:
 
     def _options(self, first: av.VideoFrame) -> dict[str, str]:
         if self._muxer in MP4_FAMILY:
-            flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
+            flags = "+faststart" if self._output.part is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
             base = self._reader.time_base
@@ -199,7 +180,7 @@ class Writer:
         if self._muxer in ("matroska", "webm"):
             return {"default_mode": "passthrough"}
         if self._muxer == "mpegts":
-            return {"mpegts_copyts": "1", "mpegts_m2ts_mode": str(int(is_blu_ray(self._target)))}
+            return {"mpegts_copyts": "1", "mpegts_m2ts_mode": str(int(is_blu_ray(self._named)))}
         return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
 
     def _custom_tags(self) -> bool:
