@@ -136,7 +136,8 @@ def _completed(track: bytes) -> bytes:
         elif ident != NAME:
             kept += element(ident, track[begin:end])
     kept += element(NAME, mark[1]) if mark[1] else b""
-    return kept + element(VOID, bytes(len(track) - len(kept) - 2))
+    rest = len(track) - len(kept) - 9  # a size of eight bytes fits any rest; the mark leaves more than that
+    return kept + bytes([VOID]) + (rest | 1 << 56).to_bytes(8, "big") + bytes(rest)
 
 
 def _with_display_size(video: bytes, aspect: Fraction) -> bytes:
