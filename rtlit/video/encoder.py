@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import av
 from av.codec.context import Flags
 
-from rtlit.avframe import software_format
+from rtlit.avframe import color_of
 from rtlit.video import probe, streams
-from rtlit.video.formats import MP4_FAMILY, EncoderPlan, opaque_format
+from rtlit.video.convert import FULL, LIMITED, MATRIX_TAGS
+from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from rtlit.video.reader import Reader
 
 _UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
-_BT709, _LIMITED, _FULL = 1, 1, 2  # AVCOL_SPC_BT709, AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _DYNAMIC_METADATA = {
     "DOVI_RPU_BUFFER": "Dolby Vision",
@@ -83,17 +84,19 @@ def _time_base(encoder: str, muxer: str, base: Fraction, rate: Fraction) -> Frac
 
 
 def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, plan: EncoderPlan) -> None:
-    context = video.codec_context
-    if plan.name == "libvpx":
-        return  # VP8 has no tags and one meaning, which its decoder fills in
+    context, shown = video.codec_context, color_of(first)
     context.color_range = source.color_range or int(first.color_range)
     context.color_primaries = _told(source.color_primaries, int(first.color_primaries))
     context.color_trc = _told(source.color_trc, int(first.color_trc))
     context.colorspace = _told(source.colorspace, int(first.colorspace))
-    if plan.work_format.startswith("yuvj"):
-        context.color_range = _FULL
-    if software_format(first).is_rgb and not opaque_format(plan.work_format).is_rgb:
-        context.colorspace, context.color_range = _BT709, _LIMITED  # as `convert` makes it
+    if plan.color is not None:
+        context.color_range = FULL if plan.color.full_range else LIMITED
+        if plan.color.matrix != shown.matrix:
+            context.colorspace = MATRIX_TAGS[plan.color.matrix]
+    elif shown.matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
+        context.colorspace, context.color_range = MATRIX_TAGS["bt709"], LIMITED  # as `convert` makes it
+    elif shown.full_range and shown.matrix != "rgb":
+        context.color_range = FULL
     extra = source.codec_context.extradata or b""
     if source.codec_context.codec.canonical_name == "av1" and len(extra) > 3:
         # PyAV doesn't tell the location; the third byte of av1C does.

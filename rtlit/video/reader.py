@@ -61,6 +61,7 @@ class Reader:
         except BaseException:
             self.container.close()
             raise
+        self._decoder = probe.decoder_of(self.stream)
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
         self.origin = probe.origin_of(self.container, self.stream)
@@ -195,7 +196,7 @@ class Reader:
         if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
             raise InputError(f"{self.name}: is encrypted; rtlit can't read protected video")
         try:
-            frames = packet.decode()
+            frames = self._decoder.decode(packet)
         except av.error.MemoryError:
             raise
         except (av.error.FFmpegError, EOFError):

@@ -22,8 +22,9 @@ from rtlit.avframe import (
 from rtlit.frame import PixelFormat
 from rtlit.video import probe
 from rtlit.video.convert import convert
-from rtlit.video.formats import EncoderPlan, opaque_format
+from rtlit.video.formats import EncoderPlan
 from rtlit.video.hardware import stays_on_device
+from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
     from torch import Tensor

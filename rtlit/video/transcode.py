@@ -68,14 +68,14 @@ def enhance_video(
     """
     import av
 
-    from rtlit.avframe import software_format
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
-    from rtlit.video.formats import muxer_for, plan_encoder
+    from rtlit.video.formats import muxer_for
     from rtlit.video.hardware import check_decoder, choose_decoder, plan_on_device
     from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
+    from rtlit.video.trial import choose_plan
     from rtlit.video.writer import Writer, check_target
 
     begin = time.perf_counter()
@@ -110,7 +110,7 @@ def enhance_video(
         muxer = muxer_for(path, video, reader.container.format.name)
         context = reader.stream.codec_context
         layout = Layout(first, video.compare)
-        plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)
+        plan = choose_plan(reader, first, layout.coded_size, muxer, video)
         for line in plan.warnings:
             warn(line)
         enhancer = Enhancer(**vars(chosen))

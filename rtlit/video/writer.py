@@ -233,8 +233,8 @@ class Writer:
         return kept
 
     def _encode(self, frame: av.VideoFrame) -> None:
-        if not self._plan.on_device and frame.format.name != self._plan.pixel_format:
-            frame = convert(frame, self._plan.pixel_format)
+        if not self._plan.on_device and (self._plan.color or frame.format.name != self._plan.pixel_format):
+            frame = convert(frame, self._plan.pixel_format, color=self._plan.color)
         frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
         assert frame.pts is not None and frame.time_base is not None
         base = self._video.codec_context.time_base
