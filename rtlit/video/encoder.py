@@ -72,7 +72,9 @@ def add_video(
         video.set_display_matrix(matrix)
     if plan.name in ("libx265", "hevc_nvenc") and muxer in MP4_FAMILY:
         context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
-    video.metadata.update(streams.kept_tags(source.metadata))
+    # Matroska's muxer tells of transparency beside the picture by itself; the tag would hide that.
+    tags = streams.kept_tags(source.metadata)
+    video.metadata.update({key: value for key, value in tags.items() if key.lower() != "alpha_mode"})
     video.disposition = source.disposition
     _warn_of_limits(video, plan.name, muxer, matrix is not None, warn)
     return video

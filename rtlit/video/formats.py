@@ -234,6 +234,8 @@ def plans(
                 options = _options(name, video, preset)
                 if muxer == "avi" and name in ("libx264", "libx265"):
                     options.setdefault("bf", "0")  # AVI has no presentation times to put B-frames in order by
+                if name.startswith("libvpx") and has_alpha(work_format):
+                    options.setdefault("auto-alt-ref", "0")  # libvpx's frames out of order have no transparency
                 yield EncoderPlan(name, work_format, pixel_format, options, warnings, drops_alpha=drops)
 
 

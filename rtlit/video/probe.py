@@ -109,7 +109,8 @@ def decoder_of(stream: VideoStream) -> VideoCodecContext:
 
     context = stream.codec_context
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
+    tags = {key.lower(): value for key, value in stream.metadata.items()}  # in capitals once it was copied as a tag
+    if name is None or tags.get("alpha_mode") != "1":
         return context
     decoder = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
     decoder.extradata, decoder.thread_count = context.extradata, context.thread_count

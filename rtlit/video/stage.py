@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, TypeVar
 import av
 
 from rtlit.avframe import (
+    alpha_of,
     color_of,
     frame_of,
+    is_transparent,
     new_like,
     planar_name,
     planes_of,
@@ -97,6 +99,7 @@ class Stage:
         """Frames are brought to `plan.work_format`, a planar one, and the layout's size; those in a GPU's memory stay
         there as far as enhancer and plan allow."""
         self._enhancer, self._layout, self._warn = enhancer, layout, warn
+        self._plan, self._drops_alpha = plan, plan.drops_alpha
         self._format = plan.work_format
         self._pixels = opaque_format(plan.work_format)
         self._on_device = plan.on_device
@@ -138,6 +141,9 @@ class Stage:
                 return self._kept_on_device(frame, stored.name)
             if planar_name(stored) == self._format:
                 return self._submitted(frame, tensors_of(frame), new_like(frame, self._format))
+        if self._drops_alpha and is_transparent(frame):
+            self._drops_alpha = False
+            self._warn(f"transparency is lost: {self._plan.name} can't hold it here; .mkv and .mov keep it")
         if (frame.format.name, frame.width, frame.height) != (self._format, *self._layout.size):
             frame = convert(frame, self._format, self._layout.size)
         return self._compared(frame) if self._layout.compare else self._in_place(frame)
@@ -182,6 +188,12 @@ class Stage:
         both.color_primaries, both.color_trc = frame.color_primaries, frame.color_trc
         planes, canvas, turns = planes_of(frame), planes_of(both), self._layout.quarter_turns
         before, after = self._layout.halves(canvas, self._pixels)
+        if (alpha := alpha_of(frame)) is not None:
+            both_alpha = alpha_of(both)
+            assert both_alpha is not None
+            both_alpha[:] = 0  # what rounding adds
+            for (view,) in self._layout.halves((both_alpha,), self._pixels):
+                view[:] = alpha
         for view, plane in zip(before, planes, strict=True):
             view[:] = plane
         ticket = self._enhancer.submit(planes, self._pixels, color_of(frame), frame.time, after, turns)

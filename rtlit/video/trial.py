@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -18,8 +18,10 @@ from rtlit.video.encoder import add_video
 from rtlit.video.formats import EncoderPlan, nothing_fits, plans
 from rtlit.video.pixels import has_alpha, opaque_format
 from rtlit.video.settings import VideoSettings
+from rtlit.video.writer import in_time
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from numpy.typing import NDArray
 
     from rtlit.video.reader import Reader
@@ -105,10 +107,12 @@ def _round_trip(
         video = add_video(output, reader, first, plan, size, lambda line: None)
         rate = video.codec_context.framerate or Fraction(25)
         step = max(1, round(1 / (rate * video.codec_context.time_base)))
+        packets: list[Packet[Any]] = []
         for index in range(_FRAMES):
             sent.pts, sent.duration, sent.time_base = index * step, step, video.codec_context.time_base
-            output.mux(video.encode(sent))
-        output.mux(video.encode(None))
+            packets += video.encode(sent)
+        packets += video.encode(None)
+        output.mux(in_time(packets) if plan.name == "libx265" else packets)
     file.seek(0)
     try:
         back = av.open(file, "r")

@@ -136,7 +136,7 @@ class Writer:
         begin = time.perf_counter()
         try:
             rest = self._video.encode(None)
-            self._mux(_in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
+            self._mux(in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
             self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
@@ -280,7 +280,7 @@ class Writer:
         self._container.mux(last)
 
 
-def _in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+def in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
     """All packets of a video in the order of decoding, at the times of showing, all earlier by what that order asks.
 
     x265 makes up the decoding times of a video that is shorter than its delay, others in every run: now and then later
