@@ -14,6 +14,7 @@ from rtlit.avframe import color_of
 from rtlit.video import probe, streams
 from rtlit.video.convert import FULL, LIMITED, MATRIX_TAGS
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.grid import rate_of
 from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ _DYNAMIC_METADATA = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 _MPEG4_LARGEST_TIME_BASE = 65535
-_CFR_ONLY = ("mpeg2video", "mpeg1video")
-_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
+_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd", "dvvideo")
 # A pixel aspect ratio survives in Matroska only in the coded stream, and these have no place for it.
 _NO_ASPECT = ("libvpx-vp9", "libvpx", "libsvtav1", "ffv1", "rawvideo")
 _AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}  # AV1 specification 6.4.2, chroma_sample_position
@@ -54,13 +54,14 @@ def add_video(
         warn: called with a line for each thing that the encoder or container can't carry.
     """
     source, muxer = reader.stream, output.format.name
-    rate = source.average_rate or source.guessed_rate or Fraction(25)
+    even = rate_of(plan.name, muxer, source)
+    rate = even or source.average_rate or source.guessed_rate or Fraction(25)
     video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
     assert isinstance(video, av.VideoStream)
     context = video.codec_context
     # NVENC takes what lies in the memory from the first frame.
     context.width, context.height, context.pix_fmt = *size, "cuda" if plan.on_device else plan.pixel_format
-    context.time_base = video.time_base = _time_base(plan.name, muxer, reader.time_base, rate)
+    context.time_base = video.time_base = 1 / even if even else _time_base(plan.name, reader.time_base)
     context.flags |= Flags.frame_duration
     if source.sample_aspect_ratio is not None:
         context.sample_aspect_ratio = source.sample_aspect_ratio
@@ -80,9 +81,12 @@ def add_video(
     return video
 
 
-def _time_base(encoder: str, muxer: str, base: Fraction, rate: Fraction) -> Fraction:
-    coarse = encoder in _CFR_ONLY or (encoder == "mpeg4" and base.denominator > _MPEG4_LARGEST_TIME_BASE)
-    return 1 / rate if coarse or muxer in ("avi", "yuv4mpegpipe") else base
+def _time_base(encoder: str, base: Fraction) -> Fraction:
+    if encoder != "mpeg4" or base.denominator <= _MPEG4_LARGEST_TIME_BASE:
+        return base
+    # The finest that is whole in the input's ticks.
+    parts = next(n for n in range(2, base.denominator) if base.denominator % n == 0 and base.denominator // n < 1 << 16)
+    return Fraction(base.numerator, base.denominator // parts)
 
 
 def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, plan: EncoderPlan) -> None:

@@ -62,6 +62,8 @@ class Reader:
             self.container.close()
             raise
         self._decoder = probe.decoder_of(self.stream)
+        context = self.stream.codec_context
+        self._aspects = {(context.width, context.height): self.stream.sample_aspect_ratio}
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
         self.origin = probe.origin_of(self.container, self.stream)
@@ -112,6 +114,10 @@ class Reader:
             self._warn(f"frames damaged in the input, which the decoder patched up: {self.damaged}")
         if self.retimed:
             self._warn(f"frames without a timestamp, or with one out of order, put behind the last: {self.retimed}")
+
+    def aspect_of(self, width: int, height: int) -> Fraction:
+        """The aspect ratio of the pixels of frames of a size that was decoded."""
+        return self._aspects.get((width, height)) or Fraction(1)
 
     def pictures(self) -> dict[int, bytes]:
         """Cover pictures by stream index; containers deliver them ahead of the first frame."""
@@ -206,6 +212,8 @@ class Reader:
             assert isinstance(frame, av.VideoFrame)
             self.damaged += frame.is_corrupt
             self._fix_time(frame)
+            # PyAV's frames don't tell; a container's own ratio holds for the size that it tells.
+            self._aspects.setdefault((frame.width, frame.height), self._decoder.sample_aspect_ratio)
             if not self._video.start or self._at(frame) >= self.start - self.time_base / 2:
                 yield frame
 

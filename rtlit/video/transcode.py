@@ -117,7 +117,7 @@ def enhance_video(
         if enhancer.on_device and not video.compare:
             plan = plan_on_device(plan, first)
         with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
-            stage = Stage(enhancer, plan, layout, warn)
+            stage = Stage(enhancer, plan, layout, warn, reader.aspect_of)
             _run(reader, stage, writer, on_progress)
             writer.finish()
     except av.error.FFmpegError as error:

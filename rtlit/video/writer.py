@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import av
 
-from rtlit.errors import OutputError, RtlitError, UsageError
+from rtlit.errors import OutputError, RtlitError
 from rtlit.video import probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.grid import Grid, rate_of
 from rtlit.video.reader import Reader
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ class Writer:
         self.frames, self.seconds, self.position = 0, 0.0, 0.0
         self._held: Packet[Any] | None = None
         self._first_dts: int | None = None
-        self._first_pts = self._end = round((reader.origin - reader.shift) / reader.time_base)
+        self._begin: Fraction | None = None  # when the first frame is shown, and until when the last
+        self._end = Fraction(0)
         self._routes: dict[int, streams.Route | None] = {}
+        rate = rate_of(plan.name, muxer, reader.stream)
+        self._grid = Grid(rate, muxer, first) if rate else None
         try:
             self._container = av.open(
                 target if self._part is None else str(self._part), "w", format=muxer, container_options=self._options()
@@ -112,7 +116,7 @@ class Writer:
         """Encode a frame, or pass a packet on.
 
         Raises:
-            OutputError: encoding or writing fails. UsageError: the encoder refuses its settings.
+            OutputError: encoding or writing fails.
         """
         begin = time.perf_counter()
         try:
@@ -135,7 +139,8 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            rest = self._video.encode(None)
+            self._leave_grid()
+            rest = self._timed(self._video.encode(None))
             self._mux(in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
             self._mux_last()
             for route in self._routes.values():
@@ -162,7 +167,7 @@ class Writer:
             flags = "+faststart" if self._target is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
-            base = self._reader.time_base
+            base = self._grid.time_base if self._grid else self._reader.time_base
             track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
             return {"movflags": flags, "movie_timescale": str(self._movie_timescale()), **track}
         if self._muxer in ("matroska", "webm"):
@@ -237,24 +242,29 @@ class Writer:
             frame = convert(frame, self._plan.pixel_format, color=self._plan.color)
         frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
         assert frame.pts is not None and frame.time_base is not None
-        base = self._video.codec_context.time_base
-        if base != frame.time_base and (frame.pts * frame.time_base / base).denominator != 1:
-            where = f"{self._plan.name} in {self._muxer}"
-            self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
         self.position = float((frame.pts + (frame.duration or 0)) * frame.time_base)
-        try:
-            packets = self._video.encode(frame)
-        except av.error.FFmpegError as error:
-            if self._video.codec_context.is_open:
-                raise
-            given = " ".join(f"{key}={value}" for key, value in self._plan.options.items()) or "its defaults"
-            raise UsageError(
-                f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
-                "rtlit doctor lists the encoders that work here"
-            ) from None
-        self._end = max(self._end, frame.pts + (frame.duration or 0))
-        self._mux(packets)
+        for ready in self._grid.put(frame) if self._grid else (frame,):
+            self._mux(self._timed(self._video.encode(ready)))
+        if self._begin is None:
+            self._begin = frame.pts * frame.time_base
+        self._end = (frame.pts + (frame.duration or 0)) * frame.time_base
         self.frames += 1
+
+    def _timed(self, packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        return self._grid.timed(packets) if self._grid else packets
+
+    def _leave_grid(self) -> None:
+        """Encode the last frame, and say what the even steps changed."""
+        grid = self._grid
+        if grid is None:
+            return
+        for ready in grid.finish():
+            self._mux(self._timed(self._video.encode(ready)))
+        if grid.repeated or grid.dropped or grid.moved:
+            self._warn(
+                f"{self._plan.name} in {self._muxer} holds {float(1 / grid.step):.5g} frames a second at even steps: "
+                f"{grid.repeated} frames are repeated, {grid.dropped} are dropped"
+            )
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write all but the newest packet, which may turn out to be the last."""
@@ -274,9 +284,9 @@ class Writer:
         last = self._held
         if last is None:
             return
-        if self._muxer in MP4_FAMILY and last.dts is not None and self._first_dts is not None:
-            shown = self._end - self._first_pts
-            last.duration = max(1, shown - (last.dts - self._first_dts))
+        if self._muxer in MP4_FAMILY and self._begin is not None and None not in (last.dts, self._first_dts):
+            shown = round((self._end - self._begin) / last.time_base)
+            last.duration = max(1, shown - ((last.dts or 0) - (self._first_dts or 0)))
         self._container.mux(last)
 
 
