@@ -40,7 +40,10 @@ _ENCODERS = {
     "prores": "prores_ks",
 }
 # Input codecs that no one should be given back: their encoders are too coarse, or hold 256 colours.
-_NOT_KEPT = {"gif", "wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "msmpeg4", "flv", "h263", "cinepak", "webp"}
+_NOT_KEPT = {
+    "gif", "wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "msmpeg4", "flv", "h263", "cinepak", "webp", "amv",
+    "cljr", "snow", "speedhq", "svq1",
+}  # fmt: skip
 
 # What keeps transparency where the input's own codec can't be written, what players know first.
 _ALPHA_ENCODERS = {
@@ -212,21 +215,22 @@ def plans(
     usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265"]
     usual += ["libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1"]
     source = av.Codec(codec, "r") if codec in av.codecs_available else None
-    if source is not None and source.lossless and not source.lossy:
-        usual = [*_LOSSLESS_ENCODERS.get(muxer, ()), *usual]
-    alpha = [name for name in (family, *_ALPHA_ENCODERS.get(muxer, ())) if name][: None if transparent else 1]
+    exact = source is not None and source.lossless and not source.lossy
     for keep_alpha in (True, False) if has_alpha(work) else (False,):
         wanted = work if keep_alpha else opaque(work)
         if video.codec is not None:
             choices = [_asked(video.codec, muxer)]
+            preferred = [family]
         else:
-            names = dict.fromkeys(alpha if keep_alpha else (family, *usual))
+            first = _ALPHA_ENCODERS if keep_alpha and transparent else _LOSSLESS_ENCODERS if exact else {}
+            preferred = [family, *first.get(muxer, ())]
+            names = dict.fromkeys(preferred if keep_alpha else (*preferred, *usual))
             choices = [name for name in names if name and _holds(muxer, name)]
-        for name, pixel_format, exact in ranked(choices, family, wanted, decoded.name, size):
+        for name, pixel_format, whole in ranked(choices, preferred, wanted, decoded.name, size):
             warnings = []
             if video.codec is None and name != family:
                 warnings.append(f"video is encoded with {name}: nothing here puts {codec} {wanted} into {muxer}")
-            if not exact:
+            if not whole:
                 warnings.append(f"pixels are stored as {pixel_format}: {name} in {muxer} has no {wanted}")
             work_format = planar_name(av.VideoFormat(pixel_format, 64, 64))
             drops = has_alpha(work) and not has_alpha(work_format)

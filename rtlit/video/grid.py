@@ -63,6 +63,7 @@ class Grid:
         self.step = 1 / rate
         # AVI and y4m count from 0.
         self.origin = Fraction(0) if muxer in _EVEN_MUXERS else first.pts * first.time_base
+        self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None
 
@@ -80,8 +81,8 @@ class Grid:
 
     @property
     def time_base(self) -> Fraction:
-        """What all steps are whole in, origin included."""
-        return Fraction(1, math.lcm(self.step.denominator, self.origin.denominator))
+        """What all steps are whole in, and the input's ticks."""
+        return Fraction(1, math.lcm(*(f.denominator for f in (self.step, self.origin, self._input_base))))
 
     def timed(self, packets: list[Packet[Any]]) -> list[Packet[Any]]:
         """Packets timed in steps, on the video's clock."""

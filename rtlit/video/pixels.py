@@ -70,17 +70,18 @@ def _formats(encoder: str, work: str, decoded: str, size: tuple[int, int]) -> li
 
 
 def ranked(
-    choices: list[str], family: str | None, work: str, decoded: str, size: tuple[int, int]
+    choices: list[str], preferred: list[str | None], work: str, decoded: str, size: tuple[int, int]
 ) -> Iterator[tuple[str, str, bool]]:
-    """(encoder, pixel format, whether it holds all of `work`), the best first."""
+    """(encoder, pixel format, whether it holds all of `work`), the best first: `preferred` ones in their order."""
     plain = work.replace("yuvj", "yuv")
-    if family == "prores_ks" and family in choices and work.endswith("444p12le"):
+    if preferred[0] == "prores_ks" and "prores_ks" in choices and work.endswith("444p12le"):
         # FFmpeg's decoder fills 12 bits for 4444, its encoder takes 10.
-        yield from ((family, name, False) for _, name in _formats(family, work.replace("12", "10"), decoded, size))
+        ten = work.replace("12", "10")
+        yield from (("prores_ks", name, False) for _, name in _formats("prores_ks", ten, decoded, size))
     for stored in dict.fromkeys((work, plain, *_lesser(work))):
-        # The input's family first, then the format with least to spare, then the order of `choices`.
+        # Then the format with least to spare, then the order of `choices`.
         fits = [(name, *fit) for name in choices for fit in _formats(name, stored, decoded, size)]
-        fits.sort(key=lambda fit: (0, ()) if fit[0] == family else (1, fit[1]))
+        fits.sort(key=lambda fit: (preferred.index(fit[0]), ()) if fit[0] in preferred else (len(preferred), fit[1]))
         yield from ((name, pixel_format, stored in (work, plain)) for name, _, pixel_format in fits)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from rtlit.avframe import alpha_of, color_of, copy_tags, is_transparent, planar_name, planes_of, software_format
 from rtlit.errors import OutputError, UsageError
 from rtlit.video import probe
-from rtlit.video.convert import convert
+from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import EncoderPlan, nothing_fits, plans
 from rtlit.video.pixels import has_alpha, opaque_format
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # Mean difference of what comes back: coarse quantisation stays below, swapped or shifted planes don't.
 _LOSSY_LIMIT, _LOSSLESS_LIMIT = 0.06, 0.002
 _FRAMES = 2
+_MATRIX_NAMES = {"bt601": "BT.601", "bt709": "BT.709", "bt2020": "BT.2020"}
 
 
 def choose_plan(
@@ -73,7 +74,11 @@ def _tried(plan: EncoderPlan, reader: Reader, first: av.VideoFrame, size: tuple[
     if (there.matrix, there.full_range) != (here.matrix, here.full_range):
         if plan.color is not None or "rgb" in (there.matrix, here.matrix):
             raise OutputError("it is read back in other colours")
-        return _tried(replace(plan, color=there), reader, first, size, muxer)
+        stored = "full range" if there.full_range else "limited range"
+        how = f"{_MATRIX_NAMES[there.matrix]} and {stored}" if there.matrix != here.matrix else stored
+        line = f"colours are stored in {how}: {plan.name} in {muxer} can't tell the input's"
+        changed = replace(plan, color=there, warnings=[*plan.warnings, line])
+        return _tried(changed, reader, first, size, muxer)
     had_alpha = is_transparent(first) or has_alpha(planar_name(software_format(first)))
     if had_alpha and has_alpha(plan.work_format) and not has_alpha(planar_name(back.format)):
         raise OutputError("its transparency is not read back")
@@ -100,6 +105,8 @@ def _round_trip(
     """(what is encoded, what is decoded); None for a container that FFmpeg writes alone."""
     picture = _picture(plan.work_format, size)
     copy_tags(first, picture)
+    if color_of(first).matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
+        picture.colorspace, picture.color_range = MATRIX_TAGS["bt709"], LIMITED  # as `convert` makes it
     sent = convert(picture, plan.pixel_format, color=plan.color)
     file = io.BytesIO()
     options = {"strict": "-1"} if muxer == "yuv4mpegpipe" else {}
@@ -119,7 +126,9 @@ def _round_trip(
     except av.error.InvalidDataError:
         return sent, None
     with back:
-        stream = back.streams.video[0]
+        stream = next(iter(back.streams.video), None)
+        if stream is None or stream.codec_context is None:
+            raise OutputError("it is read back as data")
         decoder = probe.decoder_of(stream)
         for packet in back.demux(stream):
             for frame in decoder.decode(packet):
