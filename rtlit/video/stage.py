@@ -118,6 +118,7 @@ class Stage:
         self._plan, self._drops_alpha = plan, plan.drops_alpha
         self._format = plan.work_format
         self._sizes = {layout.size}
+        self._formats: set[str] = set()
         self._aspect_of = aspect_of
         self._pixels = opaque_format(plan.work_format)
         self._on_device = plan.on_device
@@ -155,6 +156,10 @@ class Stage:
             self._sizes.add(size)
             old, new = ("×".join(map(str, each)) for each in (self._layout.size, size))
             self._warn(f"the frame size changes at {frame.time:.3f} s; frames of {new} are fitted into {old}")
+        layout = planar_name(software_format(frame)).replace("yuvj", "yuv")
+        if layout not in self._formats and self._formats:
+            self._warn(f"the pixel format changes to {layout} at {frame.time:.3f} s; it is stored as {self._format}")
+        self._formats.add(layout)
         if size != self._layout.size:
             frame = self._fitted(frame)
         elif self._takes_device_frames and stays_on_device(frame):

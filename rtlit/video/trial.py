@@ -102,7 +102,7 @@ def _planes(frame: av.VideoFrame, name: str) -> list[NDArray[np.int32]]:
 def _round_trip(
     plan: EncoderPlan, reader: Reader, first: av.VideoFrame, size: tuple[int, int], muxer: str
 ) -> tuple[av.VideoFrame, av.VideoFrame | None]:
-    """(what is encoded, what is decoded); None for a container that FFmpeg writes alone."""
+    """(what is encoded, what is decoded); None for a container that FFmpeg doesn't read."""
     picture = _picture(plan.work_format, size)
     copy_tags(first, picture)
     if color_of(first).matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
@@ -123,7 +123,7 @@ def _round_trip(
     file.seek(0)
     try:
         back = av.open(file, "r")
-    except av.error.InvalidDataError:
+    except (av.error.InvalidDataError, av.error.EOFError):  # two small pictures may be too little to tell a container
         return sent, None
     with back:
         stream = next(iter(back.streams.video), None)
