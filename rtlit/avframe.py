@@ -59,6 +59,25 @@ def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
     return tuple(_plane(frame, index, pixel_format) for index in range(pixel_format.channels))
 
 
+def alpha_of(frame: av.VideoFrame) -> Plane | None:
+    """The plane of transparency of a planar frame, sharing its memory; None where it has none."""
+    pixel_format = pixel_format_of(frame)
+    return _plane(frame, 3, pixel_format) if len(frame.planes) > 3 else None
+
+
+def is_transparent(frame: av.VideoFrame) -> bool:
+    """Whether any of a frame's pixels is less than opaque."""
+    layout = software_format(frame)
+    if layout.has_palette:
+        colors = np.frombuffer(memoryview(frame.planes[1]), np.uint32)[: 1 << 8] >> 24  # ARGB words
+        used = np.unique(np.frombuffer(memoryview(frame.planes[0]), np.uint8))
+        return bool(colors[used].min() < 255)
+    if not any(part.is_alpha for part in layout.components):
+        return False
+    alpha = alpha_of(to_planar(frame))
+    return alpha is not None and int(alpha.min()) < (1 << layout.components[-1].bits) - 1
+
+
 def software_format(frame: av.VideoFrame) -> VideoFormat:
     """The format of the frame's samples, also where they lie in a GPU's memory."""
     return getattr(frame, "sw_format", None) or frame.format
@@ -89,8 +108,8 @@ def frame_of(
     import av
 
     frame = av.VideoFrame.from_dlpack(planes, format=name, cuda_context=context)
-    _copy_time(like, frame)
-    _copy_tags(like, frame)
+    copy_time(like, frame)
+    copy_tags(like, frame)
     return frame
 
 
@@ -109,8 +128,8 @@ def new_like(frame: av.VideoFrame, name: str | None = None) -> av.VideoFrame:
     import av
 
     copy = av.VideoFrame(frame.width, frame.height, name or frame.format.name)
-    _copy_time(frame, copy)
-    _copy_tags(frame, copy)
+    copy_time(frame, copy)
+    copy_tags(frame, copy)
     if name is not None:
         return copy
     pixel_format = pixel_format_of(frame)
@@ -131,7 +150,7 @@ def to_planar(frame: av.VideoFrame) -> av.VideoFrame:
         pixel_format_of(frame)
         return frame
     except UsageError:
-        return reformat(frame, planar_name(frame.format))
+        return reformat(widened(frame), planar_name(frame.format))
 
 
 def reformat(frame: av.VideoFrame, name: str) -> av.VideoFrame:
@@ -144,8 +163,20 @@ def reformat(frame: av.VideoFrame, name: str) -> av.VideoFrame:
         result = frame.reformat(format=name)
     except (ValueError, OSError) as error:
         raise UsageError(f"a frame of pixel format {frame.format.name!r} can't become {name} ({error})") from None
-    _copy_tags(frame, result)  # PyAV takes the tag bt470bg for smpte170m
+    copy_tags(frame, result)  # PyAV takes the tag bt470bg for smpte170m
     return result
+
+
+def widened(frame: av.VideoFrame) -> av.VideoFrame:
+    """The frame itself, or with 8 bits where RGB is stored in fewer.
+
+    swscale fills up the missing bits on the way to packed formats alone: white stays white. From big-endian words it
+    makes garbage then.
+    """
+    parts = frame.format.components
+    if not frame.format.is_rgb or frame.format.has_palette or min((part.bits for part in parts), default=8) >= 8:
+        return frame
+    return reformat(reformat(frame, frame.format.name.replace("be", "le")), "rgb24")
 
 
 def _plane(frame: av.VideoFrame, index: int, pixel_format: PixelFormat) -> Plane:
@@ -155,13 +186,15 @@ def _plane(frame: av.VideoFrame, index: int, pixel_format: PixelFormat) -> Plane
     return lines[:rows, :columns] if pixel_format.depth == 8 else lines.view(np.uint16)[:rows, :columns]
 
 
-def _copy_time(source: av.VideoFrame, target: av.VideoFrame) -> None:
+def copy_time(source: av.VideoFrame, target: av.VideoFrame) -> None:
+    """Give a frame another's time and duration."""
     target.pts, target.dts, target.duration = source.pts, source.dts, source.duration
     if source.time_base is not None:
         target.time_base = source.time_base
 
 
-def _copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
+def copy_tags(source: av.VideoFrame, target: av.VideoFrame) -> None:
+    """Give a frame another's colour tags."""
     target.color_range, target.colorspace = source.color_range, source.colorspace
     target.color_primaries, target.color_trc = source.color_primaries, source.color_trc
 

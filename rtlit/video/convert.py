@@ -1,28 +1,49 @@
-"""Change a frame's pixel format or size without changing what its codes mean."""
+"""Change a frame's pixel format, size or colour coding without changing what is seen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rtlit.avframe import color_of, copy_time, widened
+from rtlit.frame import Color
+
 if TYPE_CHECKING:
     import av
 
+# AVColorSpace; swscale's numbers are the same but for BT.601, of which PyAV knows 5 alone.
+MATRIX_TAGS = {"bt601": 5, "bt709": 1, "bt2020": 9}
+LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
 
-def convert(frame: av.VideoFrame, name: str, size: tuple[int, int] | None = None) -> av.VideoFrame:
-    """The frame in another pixel format (and size), with its range and matrix as they were."""
+
+def convert(
+    frame: av.VideoFrame, name: str, size: tuple[int, int] | None = None, color: Color | None = None
+) -> av.VideoFrame:
+    """The frame in another pixel format (and size).
+
+    Args:
+        color: matrix and range to store it in, where that is YUV; None keeps the frame's own.
+    """
+    frame = widened(frame)
     width, height = size or (frame.width, frame.height)
-    color_range = 2 if frame.format.name.startswith("yuvj") else int(frame.color_range) or 1
-    to_yuv = frame.format.is_rgb and not name.startswith(("gbr", "rgb", "bgr"))
+    here = color_of(frame)
+    rgb_out = name.startswith(("gbr", "rgb", "bgr", "argb", "abgr", "0rgb", "0bgr", "x2"))
+    to_yuv = here.matrix == "rgb" and not rgb_out
+    there = color or (Color("bt709") if to_yuv else here)
+    moves = here.matrix != there.matrix and not rgb_out
     out = frame.reformat(
         width,
         height,
         name,
-        src_color_range=2 if to_yuv else color_range,
-        dst_color_range=1 if to_yuv else color_range,
-        dst_colorspace="ITU709" if to_yuv else None,
+        src_colorspace=MATRIX_TAGS[here.matrix] if moves and not to_yuv else None,
+        dst_colorspace=MATRIX_TAGS[there.matrix] if moves else None,
+        src_color_range=FULL if here.full_range else LIMITED,
+        dst_color_range=FULL if there.full_range or rgb_out else LIMITED,
+        # swscale's threads write beyond their last row's end, into another's first row, unless it is aligned.
+        threads=0 if width % 64 == 0 else 1,
     )
-    out.pts, out.time_base, out.duration = frame.pts, frame.time_base, frame.duration
+    copy_time(frame, out)
     out.color_primaries, out.color_trc = frame.color_primaries, frame.color_trc
-    out.color_range = 1 if to_yuv else frame.color_range
-    out.colorspace = 1 if to_yuv else frame.colorspace
+    same_range = here.full_range == there.full_range and not to_yuv
+    out.color_range = frame.color_range if same_range else FULL if there.full_range else LIMITED
+    out.colorspace = MATRIX_TAGS[there.matrix] if moves else frame.colorspace
     return out

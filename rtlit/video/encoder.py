@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 import av
 from av.codec.context import Flags
 
-from rtlit.avframe import software_format
+from rtlit.avframe import color_of
 from rtlit.video import described, probe, streams
-from rtlit.video.formats import MP4_FAMILY, EncoderPlan, opaque_format
+from rtlit.video.convert import FULL, LIMITED, MATRIX_TAGS
+from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.grid import rate_of
+from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from rtlit.video.reader import Reader
 
 _UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
-_BT709, _LIMITED, _FULL = 1, 1, 2  # AVCOL_SPC_BT709, AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
 _HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _DYNAMIC_METADATA = {
     "DOVI_RPU_BUFFER": "Dolby Vision",
@@ -30,8 +32,7 @@ _DYNAMIC_METADATA = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 _MPEG4_LARGEST_TIME_BASE = 65535
-_CFR_ONLY = ("mpeg2video", "mpeg1video")
-_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd")
+_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd", "dvvideo")
 # Containers that say a pixel aspect ratio themselves (for Matroska, `header` sees to it), and encoders that do.
 _ASPECT_IN_HEADER = (*MP4_FAMILY, "matroska", "webm")
 _ASPECT_IN_STREAM = (
@@ -57,7 +58,8 @@ def add_video(
         warn: called with a line for each thing that the encoder or container can't carry.
     """
     source, muxer = reader.stream, output.format.name
-    rate = source.average_rate or source.guessed_rate or Fraction(25)
+    even = rate_of(plan.name, muxer, source)
+    rate = even or source.average_rate or source.guessed_rate or Fraction(25)
     video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
     assert isinstance(video, av.VideoStream)
     video.metadata.update(streams.kept_tags(source.metadata))
@@ -65,7 +67,7 @@ def add_video(
     context = video.codec_context
     # NVENC takes what lies in the memory from the first frame.
     context.width, context.height, context.pix_fmt = *size, "cuda" if plan.on_device else plan.pixel_format
-    context.time_base = video.time_base = _time_base(plan.name, muxer, reader.time_base, rate)
+    context.time_base = video.time_base = 1 / even if even else _time_base(plan.name, reader.time_base)
     context.flags |= Flags.frame_duration
     if source.sample_aspect_ratio is not None:
         context.sample_aspect_ratio = source.sample_aspect_ratio
@@ -77,29 +79,37 @@ def add_video(
         video.set_display_matrix(matrix)
     if plan.name in ("libx265", "hevc_nvenc") and muxer in MP4_FAMILY:
         context.codec_tag = "hvc1"  # Apple's players open nothing tagged hev1
+    # Matroska's muxer tells of transparency beside the picture by itself; the tag would hide that.
+    for key in [key for key in video.metadata if key.lower() == "alpha_mode"]:
+        del video.metadata[key]
     streams.name_with_aspect(video, source)
     video.disposition = source.disposition
     _warn_of_limits(video, plan.name, muxer, matrix is not None, warn)
     return video
 
 
-def _time_base(encoder: str, muxer: str, base: Fraction, rate: Fraction) -> Fraction:
-    coarse = encoder in _CFR_ONLY or (encoder == "mpeg4" and base.denominator > _MPEG4_LARGEST_TIME_BASE)
-    return 1 / rate if coarse or muxer in ("avi", "yuv4mpegpipe") else base
+def _time_base(encoder: str, base: Fraction) -> Fraction:
+    if encoder != "mpeg4" or base.denominator <= _MPEG4_LARGEST_TIME_BASE:
+        return base
+    # The finest that is whole in the input's ticks.
+    parts = next(n for n in range(2, base.denominator) if base.denominator % n == 0 and base.denominator // n < 1 << 16)
+    return Fraction(base.numerator, base.denominator // parts)
 
 
 def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, plan: EncoderPlan) -> None:
-    context = video.codec_context
-    if plan.name == "libvpx":
-        return  # VP8 has no tags and one meaning, which its decoder fills in
+    context, shown = video.codec_context, color_of(first)
     context.color_range = source.color_range or int(first.color_range)
     context.color_primaries = _told(source.color_primaries, int(first.color_primaries))
     context.color_trc = _told(source.color_trc, int(first.color_trc))
     context.colorspace = _told(source.colorspace, int(first.colorspace))
-    if plan.work_format.startswith("yuvj"):
-        context.color_range = _FULL
-    if software_format(first).is_rgb and not opaque_format(plan.work_format).is_rgb:
-        context.colorspace, context.color_range = _BT709, _LIMITED  # as `convert` makes it
+    if plan.color is not None:
+        context.color_range = FULL if plan.color.full_range else LIMITED
+        if plan.color.matrix != shown.matrix:
+            context.colorspace = MATRIX_TAGS[plan.color.matrix]
+    elif shown.matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
+        context.colorspace, context.color_range = MATRIX_TAGS["bt709"], LIMITED  # as `convert` makes it
+    elif shown.full_range and shown.matrix != "rgb":
+        context.color_range = FULL
     extra = source.codec_context.extradata or b""
     if source.codec_context.codec.canonical_name == "av1" and len(extra) > 3:
         # PyAV doesn't tell the location; the third byte of av1C does.

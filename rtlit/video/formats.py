@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rtlit.errors import OutputError, UsageError
-from rtlit.frame import PixelFormat
+from rtlit.frame import Color
+from rtlit.video.pixels import has_alpha, opaque, opaque_format, ranked
 from rtlit.video.settings import VideoSettings
 
 if TYPE_CHECKING:
@@ -39,7 +40,21 @@ _ENCODERS = {
     "prores": "prores_ks",
 }
 # Input codecs that no one should be given back: their encoders are too coarse, or hold 256 colours.
-_NOT_KEPT = {"gif", "wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "msmpeg4", "flv", "h263", "cinepak", "webp"}
+_NOT_KEPT = {
+    "gif", "wmv1", "wmv2", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "msmpeg4", "flv", "h263", "cinepak", "webp", "amv",
+    "cljr", "snow", "speedhq", "svq1",
+}  # fmt: skip
+
+# What keeps transparency where the input's own codec can't be written, what players know first.
+_ALPHA_ENCODERS = {
+    "mov": ("prores_ks", "qtrle", "png"),
+    "matroska": ("libvpx-vp9", "ffv1"),
+    "webm": ("libvpx-vp9", "libvpx"),
+    "avi": ("utvideo", "ffv1", "png"),
+    "nut": ("ffv1",),
+}
+# What keeps every bit of a lossless input where its own codec can't be written.
+_LOSSLESS_ENCODERS = {"mov": ("qtrle", "png"), "matroska": ("ffv1",), "avi": ("ffv1", "utvideo"), "nut": ("ffv1",)}
 
 # Near-transparent and quick enough for a laptop; docs/decisions.md has the measurements.
 _DEFAULTS: dict[str, dict[str, str]] = {
@@ -54,13 +69,13 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     **dict.fromkeys(("h264_nvenc", "hevc_nvenc", "av1_nvenc"), {"rc": "vbr", "cq": "19", "b": "0", "preset": "p4"}),
     "mjpeg": {"qmin": "2", "qmax": "3", "b": "200M", "strict": "-1"},  # which lets it take limited range
 }
+_PRORES_PROFILES = {"Proxy": "proxy", "LT": "lt", "HQ": "hq", "4444": "4444", "XQ": "4444xq"}
+# All of SMPTE ST 2019-1 (VC-3), in megabits a second.
+_DNXHD_MEGABITS = (
+    36, 42, 45, 60, 63, 75, 80, 84, 90, 100, 110, 115, 120, 145, 175, 180, 185, 220, 240, 290, 350, 365, 390, 440, 730,
+    880,
+)  # fmt: skip
 _QUALITY_OPTIONS = {"crf", "qp", "cq", "cqp", "b", "q", "qscale", "global_quality", "qmin", "qmax", "lossless"}
-# These refuse a size that the chroma subsampling does not divide.
-_EVEN_ONLY = ("264", "265", "hevc", "qsv", "prores", "dnxhd")
-_FLOAT = re.compile(r"f(16|32)(le|be)$")
-_CHROMA_NAMES = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (0, 1): "440", (2, 0): "411", (2, 2): "410"}
-
-
 @dataclass(frozen=True)
 class EncoderPlan:
     """What the frames are encoded with.
@@ -72,6 +87,8 @@ class EncoderPlan:
         options: the encoder's options.
         warnings: what the choice changes, a line each.
         on_device: frames reach the encoder in the GPU's memory, in `pixel_format`.
+        color: what the stored codes mean, where that can't be what the input's mean; None leaves them as they are.
+        drops_alpha: the input may be transparent, and nothing here can hold that.
     """
 
     name: str
@@ -80,6 +97,8 @@ class EncoderPlan:
     options: dict[str, str]
     warnings: list[str] = field(default_factory=list)
     on_device: bool = False
+    color: Color | None = None
+    drops_alpha: bool = False
 
 
 def output_suffix(source: Path) -> str:
@@ -113,52 +132,6 @@ def muxer_for(target: Path | None, video: VideoSettings, source_format: str) -> 
         raise UsageError(f"{target}: can't write a {target.suffix or 'nameless'} file; use one of {known}") from None
 
 
-def opaque_format(name: str) -> PixelFormat:
-    """The planes of a planar format without its alpha."""
-    return PixelFormat(name.replace("yuva", "yuv").replace("gbrap", "gbrp"))
-
-
-def _has_alpha(planar: str) -> bool:
-    return planar.startswith(("yuva", "gbrap"))
-
-
-def _excess(work: str, candidate: str, size: tuple[int, int], even_only: bool) -> tuple[int, ...] | None:
-    """How much more than `work` a candidate stores, to take the least; None where something would be lost."""
-    import av
-
-    from rtlit.avframe import planar_name
-
-    pixels = av.VideoFormat(candidate, 64, 64)
-    if pixels.has_palette or _FLOAT.search(candidate) or min((part.bits for part in pixels.components), default=0) < 8:
-        return None
-    planar = planar_name(pixels)
-    if planar.startswith("yuvj") != work.startswith("yuvj"):
-        return None  # swscale would convert the range
-    there, here = opaque_format(planar), opaque_format(work)
-    if even_only and (size[0] % (1 << there.shift_x) or size[1] % (1 << there.shift_y)):
-        return None
-    more = (there.depth - here.depth, here.shift_x - there.shift_x, here.shift_y - there.shift_y)
-    if there.is_rgb != here.is_rgb or there.channels < here.channels or min(more) < 0 and here.channels > 1:
-        return None
-    if more[0] < 0:
-        return None
-    return (_has_alpha(work) and not _has_alpha(planar), there.channels, *more, _has_alpha(planar), planar != candidate)
-
-
-def _best_format(encoder: str, work: str, size: tuple[int, int]) -> tuple[tuple[int, ...], str] | None:
-    """(excess, name) of the encoder's format that holds `work` with least to spare."""
-    import av
-
-    formats = av.codec.Codec(encoder, "w").video_formats
-    if not formats:  # rawvideo and wrapped_avframe take anything
-        return (), work
-    even_only = any(part in encoder for part in _EVEN_ONLY)
-    # libvpx-vp9 lists gbrap and then refuses to open with it.
-    names = [f.name for f in formats if not (encoder == "libvpx-vp9" and f.name.startswith("gbrap"))]
-    ranked = [(more, name) for name in names if (more := _excess(work, name, size, even_only)) is not None]
-    return min(ranked, default=None)
-
-
 def _holds(muxer: str, encoder: str) -> bool:
     import av
 
@@ -176,7 +149,7 @@ def _family(codec: str, muxer: str) -> str | None:
 
     if muxer == "yuv4mpegpipe":
         return "wrapped_avframe"
-    if codec in _NOT_KEPT or codec == "rawvideo" and muxer not in ("avi", "mov", "nut"):
+    if codec in _NOT_KEPT:
         return None
     name = _ENCODERS.get(codec, codec)
     try:
@@ -193,51 +166,82 @@ def plan_encoder(
     video: VideoSettings,
     profile: str | None = None,
 ) -> EncoderPlan:
-    """Choose encoder, pixel format and options for an input.
+    """The first of `plans`.
+
+    Raises:
+        UsageError: the asked encoder or option doesn't exist. OutputError: nothing fits the container.
+    """
+    plan = next(plans(codec, decoded, size, muxer, video, profile), None)
+    if plan is None:
+        raise nothing_fits(codec, decoded, size, muxer)
+    return plan
+
+
+def nothing_fits(codec: str, decoded: VideoFormat, size: tuple[int, int], muxer: str) -> OutputError:
+    """The error for an input that no encoder takes."""
+    shape = f"{size[0]}×{size[1]} {decoded.name}"
+    return OutputError(f"nothing here puts {codec} {shape} into {muxer}; choose .mkv, or another --codec")
+
+
+def plans(
+    codec: str,
+    decoded: VideoFormat,
+    size: tuple[int, int],
+    muxer: str,
+    video: VideoSettings,
+    profile: str | None = None,
+    bit_rate: int | None = None,
+    transparent: bool = False,
+) -> Iterator[EncoderPlan]:
+    """Encoder, pixel format and options for an input, the best choice first; which of them work is to be tried.
 
     Args:
         codec: the input's decoder name.
         decoded: format of its frames.
         size: (width, height) to encode.
-        profile: the input's profile, for ProRes.
+        profile, bit_rate: the input's, for ProRes and DNxHD.
+        transparent: the picture is transparent somewhere, for which another codec than the input's is worth taking.
 
     Raises:
-        UsageError: the asked encoder or option doesn't exist. OutputError: nothing fits the container.
+        UsageError: the asked encoder or option doesn't exist.
     """
     import av
 
     from rtlit.avframe import planar_name
 
-    work = planar_name(decoded)
+    work = "gbrap" if decoded.has_palette and transparent else planar_name(decoded)
     if video.ten_bit and opaque_format(work).depth < 10:
         work = work.replace("yuvj", "yuv").removesuffix("9le") + "10le"
     family = _family(codec, muxer)
-    if video.codec is not None:
-        choices = [_asked(video.codec, muxer)]
-    else:
-        usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265"]
-        choices = [name for name in (family, *usual, "libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1") if name]
-        choices = [name for name in choices if _holds(muxer, name)]
-    plain = work.replace("yuvj", "yuv")
-    for stored in dict.fromkeys((work, plain, *_lesser(work))):
-        fits = [(name != family, fit, name) for name in choices if (fit := _best_format(name, stored, size))]
-        # The input's family first, then the format with least to spare, then the order of `choices`.
-        best = min(fits, key=lambda fit: fit[:2], default=None)
-        if best is None:
-            continue
-        encoder, pixel_format = best[2], best[1][1]
-        warnings = []
-        if video.codec is None and encoder != family:
-            warnings.append(f"video is encoded with {encoder}: nothing here puts {codec} {work} into {muxer}")
-        if stored not in (work, plain):
-            warnings.append(f"pixels are stored as {pixel_format}: {encoder} in {muxer} has no {work}")
-        work_format = planar_name(av.VideoFormat(pixel_format, 64, 64))
-        options = _options(encoder, video, codec, profile)
-        if muxer == "avi" and encoder in ("libx264", "libx265"):
-            options.setdefault("bf", "0")  # AVI has no presentation times to put B-frames in order by
-        return EncoderPlan(encoder, work_format, pixel_format, options, warnings)
-    shape = f"{size[0]}×{size[1]} {work}"
-    raise OutputError(f"nothing here puts {codec} {shape} into {muxer}; choose .mkv, or another --codec")
+    usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265"]
+    usual += ["libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1"]
+    source = av.Codec(codec, "r") if codec in av.codecs_available else None
+    exact = source is not None and source.lossless and not source.lossy
+    for keep_alpha in (True, False) if has_alpha(work) else (False,):
+        wanted = work if keep_alpha else opaque(work)
+        if video.codec is not None:
+            choices = [_asked(video.codec, muxer)]
+            preferred = [family]
+        else:
+            first = _ALPHA_ENCODERS if keep_alpha and transparent else _LOSSLESS_ENCODERS if exact else {}
+            preferred = [family, *first.get(muxer, ())]
+            names = dict.fromkeys(preferred if keep_alpha else (*preferred, *usual))
+            choices = [name for name in names if name and _holds(muxer, name)]
+        for name, pixel_format, whole in ranked(choices, preferred, wanted, decoded.name, size):
+            warnings = []
+            if video.codec is None and name != family:
+                warnings.append(f"video is encoded with {name}: nothing here puts {codec} {wanted} into {muxer}")
+            if not whole:
+                warnings.append(f"pixels are stored as {pixel_format}: {name} in {muxer} has no {wanted}")
+            work_format = planar_name(av.VideoFormat(pixel_format, 64, 64))
+            drops = has_alpha(work) and not has_alpha(work_format)
+            for preset in _profiles(name, codec, profile, pixel_format, bit_rate):
+                options = _options(name, video, preset)
+                if muxer == "avi" and name in ("libx264", "libx265"):
+                    options.setdefault("bf", "0")  # AVI has no presentation times to put B-frames in order by
+                if name.startswith("libvpx") and has_alpha(work_format):
+                    options.setdefault("auto-alt-ref", "0")  # libvpx's frames out of order have no transparency
+                yield EncoderPlan(name, work_format, pixel_format, options, warnings, drops_alpha=drops)
 
 
 def _asked(encoder: str, muxer: str) -> str:
@@ -254,24 +258,29 @@ def _asked(encoder: str, muxer: str) -> str:
     return encoder
 
 
-def _lesser(work: str) -> list[str]:
-    """Formats to fall back on when nothing holds `work` whole, the nearest first: fewer bits before less chroma."""
-    here = opaque_format(work)
-    chroma = _CHROMA_NAMES[here.shift_x, here.shift_y] if here.channels == 3 else "420"
-    depths = ["10le", ""] if here.depth > 8 else [""]
-    return [f"yuv{sampling}p{depth}" for depth in depths for sampling in dict.fromkeys((chroma, "422", "420"))]
+def _profiles(
+    encoder: str, codec: str, profile: str | None, pixel_format: str, bit_rate: int | None
+) -> list[dict[str, str]]:
+    """Options by which an encoder makes the input's kind of stream, the nearest first."""
+    if encoder == "prores_ks" and codec == "prores" and profile:
+        return [{"profile": _PRORES_PROFILES.get(profile, "standard")}]
+    if encoder != "dnxhd":
+        return [{}]
+    best = {"yuv422p": "dnxhr_hq", "yuv422p10le": "dnxhr_hqx"}.get(pixel_format, "dnxhr_444")
+    kind = (profile or "").lower().replace(" ", "_")
+    found = [{"profile": kind}] if codec == "dnxhd" and kind.startswith("dnxhr_") else []
+    if kind == "dnxhd" and bit_rate:  # its sizes and rates come with bit rates that the encoder wants to the megabit
+        near = sorted(_DNXHD_MEGABITS, key=lambda rate: abs(rate * 1_000_000 - bit_rate))
+        found = [{"profile": "dnxhd", "b": f"{rate}M"} for rate in near[:4]]
+    return [*found, {"profile": best}]
 
 
-def _options(encoder: str, video: VideoSettings, codec: str, profile: str | None) -> dict[str, str]:
+def _options(encoder: str, video: VideoSettings, preset: dict[str, str]) -> dict[str, str]:
     import av
 
     names = av.CodecContext.create(encoder, "w").supported_options
     known = {option.name for option in (*names.generic, *names.private)}
-    options = dict(_DEFAULTS.get(encoder, {}))
-    if encoder == "prores_ks" and codec == "prores" and profile:
-        options["profile"] = {"Proxy": "proxy", "LT": "lt", "HQ": "hq", "4444": "4444", "XQ": "4444xq"}.get(
-            profile, "standard"
-        )
+    options = {**_DEFAULTS.get(encoder, {}), **preset}
     if video.crf is not None:
         key = next((name for name in ("crf", "cq", "global_quality") if name in known), "")
         if not key or "qmin" in options:

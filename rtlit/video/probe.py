@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.sidedata.sidedata import SideData
     from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 _MAX_DECODER_THREADS = 8
@@ -180,6 +181,20 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
     # Each frame thread holds frames of its own: more threads than these cost memory at 4K and gain nothing.
     stream.codec_context.thread_count = min(os.cpu_count() or 1, _MAX_DECODER_THREADS)
     return stream
+
+
+def decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """What decodes a stream: its own context, or libvpx's where FFmpeg's own decoder would drop the transparency."""
+    import av
+
+    context = stream.codec_context
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.name)
+    tags = {key.lower(): value for key, value in stream.metadata.items()}  # in capitals once it was copied as a tag
+    if name is None or tags.get("alpha_mode") != "1":
+        return context
+    decoder = cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+    decoder.extradata, decoder.thread_count = context.extradata, context.thread_count
+    return decoder
 
 
 def seconds_total(container: InputContainer, stream: VideoStream) -> float | None:

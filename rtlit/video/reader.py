@@ -73,6 +73,9 @@ class Reader:
         except BaseException:
             self.container.close()
             raise
+        self._decoder = probe.decoder_of(self.stream)
+        context = self.stream.codec_context
+        self._aspects = {(context.width, context.height): self.stream.sample_aspect_ratio}
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
         # A frame this much before the asked time is meant: people write milliseconds.
@@ -132,6 +135,10 @@ class Reader:
         if jumps := [at for at in self._clock.jumps if self.start < at and (self.end is None or at < self.end)]:
             times = "once, at" if len(jumps) == 1 else f"{len(jumps)} times, first at"
             self._warn(f"timestamps jump {times} {float(jumps[0] - self.shift):.3f} s; each gap is closed to one frame")
+
+    def aspect_of(self, width: int, height: int) -> Fraction:
+        """The aspect ratio of the pixels of frames of a size that was decoded."""
+        return self._aspects.get((width, height)) or Fraction(1)
 
     def pictures(self) -> dict[int, bytes]:
         """Cover pictures by stream index; containers deliver them ahead of the first frame."""
@@ -297,7 +304,7 @@ class Reader:
             return  # the file ends in it
         self._sent += bool(packet.size)
         try:
-            frames = packet.decode()
+            frames = self._decoder.decode(packet)
         except av.error.MemoryError:
             raise
         except (av.error.FFmpegError, EOFError):
@@ -309,6 +316,8 @@ class Reader:
             assert isinstance(frame, av.VideoFrame)
             self.damaged += frame.is_corrupt
             self._fix_time(frame)
+            # PyAV's frames don't tell; a container's own ratio holds for the size that it tells.
+            self._aspects.setdefault((frame.width, frame.height), self._decoder.sample_aspect_ratio)
             if not self._video.start or self._at(frame) >= self.start - self._near:
                 yield frame
 

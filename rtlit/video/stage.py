@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, TypeVar
 
 import av
 
 from rtlit.avframe import (
+    alpha_of,
     color_of,
+    copy_tags,
+    copy_time,
     frame_of,
+    is_transparent,
     new_like,
     planar_name,
     planes_of,
@@ -22,8 +27,9 @@ from rtlit.avframe import (
 from rtlit.frame import PixelFormat
 from rtlit.video import probe
 from rtlit.video.convert import convert
-from rtlit.video.formats import EncoderPlan, opaque_format
+from rtlit.video.formats import EncoderPlan
 from rtlit.video.hardware import stays_on_device
+from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +46,7 @@ class Layout:
 
     Attributes:
         size: (width, height) of the picture.
+        color: what its codes mean.
         coded_size: (width, height) to encode.
         compare: the frame is before | after, as it is shown.
         quarter_turns: how the picture is turned when it is shown, as for `Enhancer`.
@@ -48,6 +55,7 @@ class Layout:
     def __init__(self, first: av.VideoFrame, compare: bool) -> None:
         """Lay out for frames like `first`."""
         self.size = self.coded_size = (first.width, first.height)
+        self.color = color_of(first)
         self.compare = compare
         self.quarter_turns = quarter_turns_of(first)
         matrix = probe.display_matrix(first)
@@ -92,11 +100,26 @@ class Stage:
         seconds: time spent on frames, conversions included.
     """
 
-    def __init__(self, enhancer: Enhancer, plan: EncoderPlan, layout: Layout, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        enhancer: Enhancer,
+        plan: EncoderPlan,
+        layout: Layout,
+        warn: Callable[[str], None],
+        aspect_of: Callable[[int, int], Fraction] = lambda width, height: Fraction(1),
+    ) -> None:
         """Frames are brought to `plan.work_format`, a planar one, and the layout's size; those in a GPU's memory stay
-        there as far as enhancer and plan allow."""
+        there as far as enhancer and plan allow.
+
+        Args:
+            aspect_of: the aspect ratio of the pixels of frames of (width, height).
+        """
         self._enhancer, self._layout, self._warn = enhancer, layout, warn
+        self._plan, self._drops_alpha = plan, plan.drops_alpha
         self._format = plan.work_format
+        self._sizes = {layout.size}
+        self._formats: set[str] = set()
+        self._aspect_of = aspect_of
         self._pixels = opaque_format(plan.work_format)
         self._on_device = plan.on_device
         self._takes_device_frames = enhancer.on_device and not layout.compare
@@ -128,18 +151,60 @@ class Stage:
 
     def _begin(self, frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
         """Begin to enhance a frame; what is returned waits for it."""
-        if (frame.width, frame.height) != self._layout.size:
-            old = "×".join(map(str, self._layout.size))
-            self._warn(f"the frame size changes at {frame.time:.3f} s; later frames are scaled to {old}")
+        size = frame.width, frame.height
+        if size not in self._sizes:
+            self._sizes.add(size)
+            old, new = ("×".join(map(str, each)) for each in (self._layout.size, size))
+            self._warn(f"the frame size changes at {frame.time:.3f} s; frames of {new} are fitted into {old}")
+        layout = planar_name(software_format(frame)).replace("yuvj", "yuv")
+        if layout not in self._formats and self._formats:
+            self._warn(f"the pixel format changes to {layout} at {frame.time:.3f} s; it is stored as {self._format}")
+        self._formats.add(layout)
+        if size != self._layout.size:
+            frame = self._fitted(frame)
         elif self._takes_device_frames and stays_on_device(frame):
             stored = software_format(frame)
             if self._on_device:
                 return self._kept_on_device(frame, stored.name)
             if planar_name(stored) == self._format:
                 return self._submitted(frame, tensors_of(frame), new_like(frame, self._format))
-        if (frame.format.name, frame.width, frame.height) != (self._format, *self._layout.size):
-            frame = convert(frame, self._format, self._layout.size)
+        if self._drops_alpha and is_transparent(frame):
+            self._drops_alpha = False
+            self._warn(f"transparency is lost: {self._plan.name} can't hold it here; .mkv and .mov keep it")
+        color, here = self._layout.color, color_of(frame)
+        moved = (here.matrix, here.full_range) != (color.matrix, color.full_range)
+        if frame.format.name != self._format or moved:
+            frame = convert(frame, self._format, color=None if color.matrix == "rgb" else color)
         return self._compared(frame) if self._layout.compare else self._in_place(frame)
+
+    def _fitted(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame of another size, scaled into the layout's with black or transparent borders."""
+        layout = self._layout
+        wide, high = layout.size
+        aspect = self._aspect_of(frame.width, frame.height) / self._aspect_of(wide, high)
+        scale = min(wide / (frame.width * aspect), Fraction(high, frame.height))
+        units = 1 << self._pixels.shift_x, 1 << self._pixels.shift_y
+        inner = [
+            min(whole, max(1, round(length * scale / unit)) * unit)
+            for length, whole, unit in ((frame.width * aspect, wide, units[0]), (frame.height, high, units[1]))
+        ]
+        rgb = layout.color.matrix == "rgb"
+        inside = convert(frame, self._format, (inner[0], inner[1]), None if rgb else layout.color)
+        canvas = av.VideoFrame(wide, high, self._format)
+        copy_time(frame, canvas)
+        copy_tags(inside, canvas)
+        (black, _), (middle, _) = layout.color.scales(self._pixels.depth)
+        left, top = ((whole - part) // 2 // unit for whole, part, unit in zip(layout.size, inner, units, strict=True))
+        for index, (whole, part) in enumerate(zip(planes_of(canvas), planes_of(inside), strict=True)):
+            whole[:] = int(middle if index else black)
+            x, y = (left, top) if index else (left * units[0], top * units[1])
+            whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+        alpha, part_alpha = alpha_of(canvas), alpha_of(inside)
+        if alpha is not None and part_alpha is not None:
+            alpha[:] = 0
+            x, y = left * units[0], top * units[1]
+            alpha[y : y + part_alpha.shape[0], x : x + part_alpha.shape[1]] = part_alpha
+        return canvas
 
     def _in_place(self, frame: av.VideoFrame) -> Callable[[], av.VideoFrame]:
         # In place, so that captions and field flags, which PyAV can't set on a new frame, stay with it.
@@ -181,6 +246,12 @@ class Stage:
         both.color_primaries, both.color_trc = frame.color_primaries, frame.color_trc
         planes, canvas, turns = planes_of(frame), planes_of(both), self._layout.quarter_turns
         before, after = self._layout.halves(canvas, self._pixels)
+        if (alpha := alpha_of(frame)) is not None:
+            both_alpha = alpha_of(both)
+            assert both_alpha is not None
+            both_alpha[:] = 0  # what rounding adds
+            for (view,) in self._layout.halves((both_alpha,), self._pixels):
+                view[:] = alpha
         for view, plane in zip(before, planes, strict=True):
             view[:] = plane
         ticket = self._enhancer.submit(planes, self._pixels, color_of(frame), frame.time, after, turns)

@@ -69,14 +69,14 @@ def enhance_video(
     import av
 
     from rtlit import files
-    from rtlit.avframe import software_format
     from rtlit.enhancer import Enhancer
     from rtlit.reference import MIN_SIZE
-    from rtlit.video.formats import muxer_for, plan_encoder
+    from rtlit.video.formats import muxer_for
     from rtlit.video.hardware import check_decoder, choose_decoder, plan_on_device
     from rtlit.video.probe import reason
     from rtlit.video.reader import Reader
     from rtlit.video.stage import Layout, Stage
+    from rtlit.video.trial import choose_plan
     from rtlit.video.writer import Writer
 
     begin = time.perf_counter()
@@ -110,14 +110,14 @@ def enhance_video(
             raise InputError(f"{reader.name}: {size} is too small; each side must be at least {MIN_SIZE} pixels")
         context = reader.stream.codec_context
         layout = Layout(first, video.compare)
-        plan = plan_encoder(context.name, software_format(first), layout.coded_size, muxer, video, context.profile)
+        plan = choose_plan(reader, first, layout.coded_size, muxer, video)
         for line in plan.warnings:
             warn(line)
         enhancer = Enhancer(**vars(chosen))
         if enhancer.on_device and not video.compare:
             plan = plan_on_device(plan, first)
         with Writer(target, muxer, reader, first, plan, layout.coded_size, warn) as writer:
-            stage = Stage(enhancer, plan, layout, warn)
+            stage = Stage(enhancer, plan, layout, warn, reader.aspect_of)
             _run(reader, stage, writer, on_progress)
             writer.finish()
     except av.error.FFmpegError as error:

@@ -18,6 +18,7 @@ from rtlit.video import described, header, probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.grid import Grid, rate_of
 from rtlit.video.holds import holds, is_blu_ray
 from rtlit.video.reader import Reader
 
@@ -69,6 +70,8 @@ class Writer:
         self._routes: dict[int, streams.Route | None] = {}
         self._completion = header.completion_of(muxer)
         self._headed: header.Headed | None = None
+        rate = rate_of(plan.name, muxer, reader.stream)
+        self._grid = Grid(rate, muxer, first) if rate else None
         try:
             self._output = files.Output(target, reader.source)
             try:
@@ -96,7 +99,7 @@ class Writer:
         """Encode a frame, or pass a packet on.
 
         Raises:
-            OutputError: encoding or writing fails. UsageError: the encoder refuses its settings.
+            OutputError: encoding or writing fails.
         """
         begin = time.perf_counter()
         try:
@@ -120,8 +123,9 @@ class Writer:
         """
         begin = time.perf_counter()
         try:
-            rest = self._video.encode(None)
-            self._mux(_in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
+            self._leave_grid()
+            rest = self._timed(self._video.encode(None))
+            self._mux(in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
             self._mux_last()
             for route in self._routes.values():
                 self._container.mux(route(None) if route else [])
@@ -172,7 +176,7 @@ class Writer:
             flags = "+faststart" if self._output.part is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
-            base = self._reader.time_base
+            base = self._grid.time_base if self._grid else self._reader.time_base
             track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
             # Google's boxes for stereo and spheres are in no standard of ISO's.
             space = {"strict": "-1"} if self._muxer == "mp4" and described.is_in_space(first) else {}
@@ -248,17 +252,14 @@ class Writer:
         return kept
 
     def _encode(self, frame: av.VideoFrame) -> None:
-        if not self._plan.on_device and frame.format.name != self._plan.pixel_format:
-            frame = convert(frame, self._plan.pixel_format)
+        if not self._plan.on_device and (self._plan.color or frame.format.name != self._plan.pixel_format):
+            frame = convert(frame, self._plan.pixel_format, color=self._plan.color)
         frame.pict_type = 0  # the decoder's I, P or B would force the encoder's
         assert frame.pts is not None and frame.time_base is not None
-        base = self._video.codec_context.time_base
-        if base != frame.time_base and (frame.pts * frame.time_base / base).denominator != 1:
-            where = f"{self._plan.name} in {self._muxer}"
-            self._warn(f"timestamps are rounded to {float(1 / base):.5g} frames a second, the only way for {where}")
         self.position = float((frame.pts + (frame.duration or 0)) * frame.time_base)
         try:
-            packets = self._video.encode(frame)
+            for ready in self._grid.put(frame) if self._grid else (frame,):
+                self._mux(self._timed(self._video.encode(ready)))
         except av.error.FFmpegError as error:
             if self._video.codec_context.is_open:
                 raise
@@ -266,8 +267,23 @@ class Writer:
         if not self.frames:
             self._shown_from = frame.pts * frame.time_base
         self._shown_to = (frame.pts + (frame.duration or 0)) * frame.time_base
-        self._mux(packets)
         self.frames += 1
+
+    def _timed(self, packets: list[Packet[Any]]) -> list[Packet[Any]]:
+        return self._grid.timed(packets) if self._grid else packets
+
+    def _leave_grid(self) -> None:
+        """Encode the last frame, and say what the even steps changed."""
+        grid = self._grid
+        if grid is None:
+            return
+        for ready in grid.finish():
+            self._mux(self._timed(self._video.encode(ready)))
+        if grid.repeated or grid.dropped or grid.moved:
+            self._warn(
+                f"{self._plan.name} in {self._muxer} holds {float(1 / grid.step):.5g} frames a second at even steps: "
+                f"{grid.repeated} frames are repeated, {grid.dropped} are dropped"
+            )
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write all but the newest packet, which may turn out to be the last."""
@@ -302,7 +318,7 @@ class Writer:
         self._store(last)
 
 
-def _in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
+def in_time(packets: list[Packet[Any]]) -> list[Packet[Any]]:
     """All packets of a video in the order of decoding, at the times of showing, all earlier by what that order asks.
 
     x265 makes up the decoding times of a video that is shorter than its delay, others in every run: now and then later
