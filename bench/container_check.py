@@ -1,0 +1,356 @@
+"""What a file holds, as the ffmpeg program of imageio-ffmpeg reads it, and what became of it in another file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.outside import Unit, make, packets, program, psnr, sound
+
+LEAST_PSNR, LARGEST_BIAS = 26.0, 1.2  # dB; codes of 255, the mean of a channel over the clip
+_TICK = Fraction(2, 1000)  # seconds by which a container's own clock may be off
+_SOUND_FRAME = Fraction(65, 1000)  # seconds; an encoder's first and last frame are whole
+# FFmpeg's native decoders drop the alpha of these.
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_SHOWN = re.compile(
+    r"n: *\d+ pts: *(\S+) .* duration: *(\d+) .* fmt:(\S+) .*sar:(\d+)/(\d+) s:(\d+)x(\d+)", re.ASCII
+)
+_STREAM = re.compile(r"^  Stream #0:\d+\S*: (\w+): (\w+)(.*)$", re.M)
+_CHAPTER = re.compile(r"Chapter #0:\d+: start (\S+), end (\S+)\n(?:.*Metadata:\n +title +: (.*)\n)?")
+_UNTOLD = {"unknown", "unspecified", "reserved"}
+
+
+class Sound(NamedTuple):
+    """A stream of sound: its codec, packets and decoded blocks."""
+
+    codec: str
+    packets: list[Unit]
+    blocks: list[Unit]
+
+
+@dataclass
+class Seen:
+    """A file's video, and what stands beside it; times in seconds on the file's own clock."""
+
+    codec: str
+    pixel_format: str
+    times: list[Fraction]
+    length: Fraction
+    pixels: NDArray[np.uint8]
+    aspect: Fraction
+    rotation: str
+    range: str
+    colour: str
+    hdr: list[float]
+    spherical: list[str]
+    chapters: list[tuple[float, float, str]]
+    sounds: list[Sound]
+    captions: list[tuple[str, list[tuple[str, ...]]]]
+    extras: list[str]
+    says_alpha: bool
+
+    @property
+    def start(self) -> Fraction:
+        """When the first picture or sound is due."""
+        return min([self.times[0], *(each.packets[0].at for each in self.sounds if each.packets)])
+
+    @property
+    def late(self) -> Fraction | None:
+        """How much later than the sound the picture begins."""
+        blocks = [each.blocks[0].at for each in self.sounds if each.blocks]
+        return self.times[0] - min(blocks) if blocks else None
+
+    @property
+    def has_alpha(self) -> bool:
+        return bool(self.pixels[..., 3].min() < 250)
+
+
+def look(path: Path) -> Seen:
+    """Read a file.
+
+    Raises:
+        AssertionError: there is no video in it that can be decoded.
+    """
+    about = _say("-i", path)[0].split("Stream mapping")[0]
+    streams = [found.groups() for found in _STREAM.finditer(about)]
+    codec = next((name for kind, name, rest in streams if kind == "Video" and "attached pic" not in rest), None)
+    assert codec, f"no video: {about}"
+    decoder = ("-c:v", _WITH_ALPHA[codec]) if codec in _WITH_ALPHA else ()
+    plain = ("-map", "0:v:0", "-fps_mode", "passthrough", "-enc_time_base", "demux", "-pix_fmt", "rgba")
+    decode = ("-vf", "showinfo=checksum=0", *plain, "-f", "rawvideo", "-")
+    told, raw = _say("-noautorotate", "-copyts", *decoder, "-i", path, *decode)
+    if "File exists" in told:  # the program stumbles over stereo data that container and stream both have
+        bare = make(path.with_suffix(".bare.nut"), "-copyts", "-i", path, "-map", "0:v:0", "-c", "copy")
+        told, raw = _say("-noautorotate", "-copyts", *decoder, "-i", bare, *decode)
+    base, frames = re.search(r"config in time_base: (\S+),", told), _SHOWN.findall(told)
+    assert base and frames, f"no frame: {told[-500:]}"
+    times = [int(at) * Fraction(base[1]) for at, *_ in frames]
+    pixel_format, wide, high, width, height = frames[0][2:]
+    colours = re.search(r"color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", told)
+    assert colours
+    first = told.split("color_range:")[0]
+    stored = packets(path)
+    sounds = [name for kind, name, _ in streams if kind == "Audio"]
+    words = [name for kind, name, _ in streams if kind == "Subtitle"]
+    return Seen(
+        codec,
+        pixel_format,
+        times,
+        max(unit.at + unit.length for unit in stored) - min(unit.at for unit in stored),
+        np.frombuffer(raw, np.uint8).reshape(-1, int(height), int(width), 4),
+        Fraction(int(wide) or 1, int(high) if int(wide) else 1),
+        " ".join(re.findall(r"Display Matrix: (.*)", about)),
+        _range(colours[1], pixel_format),
+        " ".join("unknown" if name in _UNTOLD else name for name in colours.groups()[1:]),
+        _numbers(*re.findall(r"(?:Mastering display|Content light level) metadata: (.*)", first)),
+        sorted(re.findall(r"(Spherical Mapping: \w+|Stereo 3D: (?!unspec)[\w ]+)", about)),
+        [(float(begin), float(end), title) for begin, end, title in _CHAPTER.findall(about)],
+        [Sound(name, packets(path, f"a:{i}"), sound(path, f"a:{i}")) for i, name in enumerate(sounds)],
+        [(name, _cues(path, index)) for index, name in enumerate(words)],
+        sorted(f"{kind.lower()} {name}" for kind, name, rest in streams if kind == "Attachment" or "attached" in rest),
+        bool(re.search(r"alpha_mode +: 1", about, re.I)),
+    )
+
+
+def _say(*arguments: object) -> tuple[str, bytes]:
+    """What the program says, and its standard output."""
+    command = [program(), "-hide_banner", "-nostdin", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    return done.stderr.decode(errors="replace"), done.stdout
+
+
+def _range(told: str, pixel_format: str) -> str:
+    plain = "pc" if re.match(r"yuvj|rgb|bgr|gbr|argb|abgr|gray|pal8", pixel_format) else "tv"
+    return plain if told in _UNTOLD or pixel_format.startswith("yuvj") else told
+
+
+def _numbers(*lines: str) -> list[float]:
+    return [round(float(number), 3) for line in lines for number in re.findall(r"[\d.]*\d", line)]
+
+
+def _cues(path: Path, index: int) -> list[tuple[str, ...]]:
+    text = _say("-i", path, "-map", f"0:s:{index}", "-f", "srt", "-")[1].decode(errors="replace")
+    cues = re.findall(r"(\S+),(\d\d)\d --> (\S+),(\d\d)\d\n(.*)", text)
+    return [(f"{a}.{b}", f"{c}.{d}", re.sub(r"<[^>]*>|\{[^}]*\}", "", line)) for a, b, c, d, line in cues]
+
+
+# --- What became of it ---
+
+
+class Verdict(NamedTuple):
+    """A word for the table ("kept", "converted", "dropped", "WRONG"; "" where there was nothing), and what was seen."""
+
+    word: str
+    seen: str = ""
+
+
+@dataclass
+class Case:
+    """A file and what came out; `cut` is the part asked for, in seconds from the first frame."""
+
+    before: Seen
+    after: Seen
+    warnings: Sequence[str]
+    cut: tuple[Fraction, Fraction] | None = None
+    begins_at_zero: bool = True
+    expected: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        since = [at - self.before.times[0] for at in self.before.times]
+        begin, end = self.cut or (Fraction(0), since[-1] + 1)
+        self.expected = [index for index, at in enumerate(since) if begin <= at < end]
+
+    def warned(self, pattern: str) -> bool:
+        return any(re.search(pattern, line, re.I) for line in self.warnings)
+
+    def changed(self, pattern: str, old: object, new: object, there: bool = True) -> Verdict:
+        """The verdict on something that isn't as it was."""
+        seen = f"{_short(old)} → {_short(new)}"
+        return Verdict(("converted" if there else "dropped") if self.warned(pattern) else "WRONG", seen)
+
+
+def _short(value: object) -> str:
+    return f"{float(value):.4f}" if isinstance(value, Fraction) else str(value)[:160]
+
+
+def _picture(case: Case) -> Verdict:
+    before, after = case.before, case.after
+    old, new = before.pixels[case.expected], after.pixels
+    if len(old) != len(new):
+        return Verdict("WRONG", f"{len(new)} frames for {len(old)}")
+    if old.shape != new.shape:
+        return case.changed("size|border", old.shape[1:3], new.shape[1:3])
+    solid = old[..., 3:] > 128
+    near = [psnr(a[..., :3] * s, b[..., :3] * s) for a, b, s in zip(old, new, solid, strict=True)]
+    bias = np.abs(np.mean((old[..., :3].astype(float) - new[..., :3]) * solid, axis=(0, 1, 2))).max()
+    if min(near) < LEAST_PSNR or bias > LARGEST_BIAS:
+        return Verdict("WRONG", f"PSNR {min(near):.1f} dB, {bias:.1f} codes off ({before.codec} {before.pixel_format} "
+                                f"→ {after.codec} {after.pixel_format})")  # fmt: skip
+    if before.codec != after.codec:
+        return case.changed("video is encoded with", before.codec, after.codec)
+    if _loses(before.pixel_format, after.pixel_format):
+        return case.changed("stored as|transparen", before.pixel_format, after.pixel_format)
+    return Verdict("kept")
+
+
+def _loses(old: str, new: str) -> bool:
+    """Whether the pixel format `new` has fewer bits or less chroma; alpha is looked at by itself."""
+    a, b = (av.VideoFormat(name, 64, 64) for name in (old, new))
+    if a.has_palette or b.has_palette:
+        return b.has_palette and not a.has_palette
+    bits = [max(part.bits for part in pixels.components) for pixels in (a, b)]
+    chroma = [pixels.chroma_width() * pixels.chroma_height() for pixels in (a, b)]
+    coloured = len(a.components) > 2
+    return bits[1] < bits[0] or coloured and (chroma[1] < chroma[0] or len(b.components) < 3)
+
+
+def _times(case: Case) -> Verdict:
+    """Frames where they were, the track's end one frame after the last, and the beginning."""
+    before, after = case.before, case.after
+    kept = [before.times[index] for index in case.expected]
+    if len(kept) != len(after.times):
+        return Verdict("WRONG", f"{len(after.times)} frames for {len(kept)}")
+    off = max(abs((a - kept[0]) - (b - after.times[0])) for a, b in zip(kept, after.times, strict=True))
+    if off > Fraction(1, 1999):
+        return case.changed("timestamps|frames a second", Fraction(0), off)
+    # Muxers without durations repeat the last step; so does the reading program where there is no other.
+    steps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
+    length = kept[-1] - kept[0] + (before.length - (before.times[-1] - before.times[0]) if not case.cut else steps[-1])
+    if not -_TICK <= after.length - length <= _TICK + (max(steps) - steps[-1] if steps else 0):
+        return Verdict("WRONG", f"the track lasts {float(after.length):.3f} s, not {float(length):.3f}")
+    if case.begins_at_zero and abs(after.start) > _SOUND_FRAME:
+        return Verdict("WRONG", f"begins at {float(after.start):.3f} s")
+    return Verdict("kept")
+
+
+def _uneven(case: Case) -> Verdict:
+    steps = {b - a for a, b in zip(case.before.times, case.before.times[1:], strict=False)}
+    return _times(case) if steps and max(steps) - min(steps) > _TICK else Verdict("")
+
+
+def _late(case: Case) -> Verdict:
+    old, new = case.before.late, case.after.late
+    if old is None or abs(old) < _SOUND_FRAME or new is None:
+        return Verdict("")
+    same = case.before.sounds[0].codec == case.after.sounds[0].codec
+    return Verdict("kept") if abs(old - new) <= (_TICK if same else _SOUND_FRAME) else case.changed("start", old, new)
+
+
+def _cut(case: Case) -> Verdict:
+    """The frames that were asked for, no others, and sound as long."""
+    times = _times(case)
+    if times.word != "kept":
+        return times
+    old = case.before.pixels[..., :3].astype(np.float32)
+    nearest = [int(np.argmin(((old - new[..., :3]) ** 2).mean(axis=(1, 2, 3)))) for new in case.after.pixels]
+    if nearest != case.expected:
+        return Verdict("WRONG", f"frames {nearest} for {case.expected}")
+    for each in case.after.sounds:
+        length = sum(unit.length for unit in each.blocks)
+        if case.cut and abs(length - (case.cut[1] - case.cut[0])) > _SOUND_FRAME:
+            return Verdict("WRONG", f"{float(length):.3f} s of sound")
+    return Verdict("kept")
+
+
+def _alpha(case: Case) -> Verdict:
+    before, after = case.before, case.after
+    if not before.has_alpha:
+        return Verdict("")
+    if before.pixels.shape == after.pixels.shape and after.has_alpha:
+        off = np.abs(before.pixels[..., 3].astype(float) - after.pixels[..., 3]).mean()
+        return Verdict("kept") if off < 3 else Verdict("WRONG", f"alpha is {off:.1f} codes off")
+    if after.says_alpha:
+        return Verdict("WRONG", "no transparency, and the tag alpha_mode=1")
+    return case.changed("transparen", before.pixel_format, after.pixel_format, there=False)
+
+
+def _plain(pattern: str, value: Callable[[Seen], Any], nothing: Sequence[Any]) -> Callable[[Case], Verdict]:
+    """A judge of one value that has to be the same; `nothing` are the values that say nothing."""
+
+    def judge(case: Case) -> Verdict:
+        old, new = value(case.before), value(case.after)
+        if old in nothing:
+            return Verdict("") if new in nothing else case.changed(pattern, old, new)
+        return Verdict("kept") if old == new else case.changed(pattern, old, new, there=new not in nothing)
+
+    return judge
+
+
+def _colour(case: Case) -> Verdict:
+    old, new = case.before.colour.split(), case.after.colour.split()
+    if set(old) <= {"unknown", "gbr"}:
+        return Verdict("")
+    # A converted picture may need another matrix; told is what matters, and that the pixels look the same.
+    return Verdict("kept") if all(b in (a, "gbr") for a, b in zip(old, new, strict=True) if a != "unknown") else (
+        case.changed("colou?r", old, new, there=new != ["unknown"] * 3)
+    )  # fmt: skip
+
+
+def _sound(case: Case) -> Verdict:
+    before, after = case.before.sounds, case.after.sounds
+    if not before:
+        return Verdict("")
+    if len(before) != len(after):
+        return case.changed("audio stream", before[0].codec, "nothing", there=False)
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        lengths = [sum(unit.length for unit in each.blocks) for each in (old, new)]
+        if not new.blocks or abs(lengths[0] - lengths[1]) > _SOUND_FRAME:
+            return Verdict("WRONG", f"{_short(lengths[0])} s of {old.codec} → {_short(lengths[1])} s of {new.codec}")
+        gaps = [
+            seen.times[0] - each.blocks[0].at for seen, each in ((case.before, old), (case.after, new))
+        ]
+        same = old.codec == new.codec and _same_sound(old, new)
+        if abs(gaps[0] - gaps[1]) > (_TICK if same else _SOUND_FRAME):
+            return Verdict("WRONG", f"sound {index} of {new.codec} moved by {float(gaps[1] - gaps[0]):.3f} s")
+        if not same:
+            return case.changed("audio stream", old.codec, new.codec)
+    return Verdict("kept")
+
+
+def _same_sound(old: Sound, new: Sound) -> bool:
+    """The packets are the same, or most of what is decoded (AAC's packets differ by a header between containers)."""
+    if [unit.check for unit in old.packets] == [unit.check for unit in new.packets]:
+        return True
+    checks = {unit.check for unit in new.blocks}
+    return sum(unit.check in checks for unit in old.blocks) >= 0.8 * len(old.blocks)
+
+
+def _captions(case: Case) -> Verdict:
+    before, after = case.before.captions, case.after.captions
+    if not before:
+        return Verdict("")
+    if len(before) != len(after):
+        return case.changed("subtitle", before[0][0], "nothing", there=False)
+    if [cues for _, cues in before] != [cues for _, cues in after]:
+        return Verdict("WRONG", f"{before} → {after}"[:300])
+    names = [[name for name, _ in each] for each in (before, after)]
+    return Verdict("kept") if names[0] == names[1] else case.changed("subtitle", *names)
+
+
+JUDGES: dict[str, Callable[[Case], Verdict]] = {
+    "picture": _picture,
+    "times": _times,
+    "variable rate": _uneven,
+    "late start": _late,
+    "cut": _cut,
+    "alpha": _alpha,
+    "pixel aspect": _plain("aspect", lambda seen: seen.aspect, (1,)),
+    "rotation": _plain("rotation|turned", lambda seen: seen.rotation, ("",)),
+    "range": _plain("range", lambda seen: seen.range, ("tv",)),
+    "colour tags": _colour,
+    "HDR10": _plain("HDR", lambda seen: seen.hdr, ([],)),
+    "360°, stereo": _plain("360|spherical|stereo", lambda seen: seen.spherical, ([],)),
+    "captions": _captions,
+    "chapters": _plain("chapter", lambda seen: seen.chapters, ([],)),
+    "sound": _sound,
+    "attachments": _plain("attachment|cover", lambda seen: seen.extras, ([],)),
+}
