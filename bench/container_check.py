@@ -14,7 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.outside import Unit, make, packets, program, psnr, sound
+from tests.outside import LONGEST, Unit, make, packets, program, psnr, sound
 
 LEAST_PSNR, LARGEST_BIAS = 26.0, 1.2  # dB; codes of 255, the mean of a channel over the clip
 _TICK = Fraction(2, 1000)  # seconds by which a container's own clock may be off
@@ -45,7 +45,8 @@ class Seen:
     pixel_format: str
     times: list[Fraction]
     length: Fraction
-    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
+    pixels: NDArray[np.uint8]  # RGBA [frames, rows, columns], of large pictures every second, third… of them
     aspect: Fraction
     rotation: str
     range: str
@@ -98,6 +99,7 @@ def look(path: Path) -> Seen:
     colours = re.search(r"color_range:(\S+) color_space:(\S+) color_primaries:(\S+) color_trc:(\S+)", told)
     assert colours
     first = told.split("color_range:")[0]
+    step = max(1, int(height) // 96)
     stored = packets(path)
     sounds = [name for kind, name, _ in streams if kind == "Audio"]
     words = [name for kind, name, _ in streams if kind == "Subtitle"]
@@ -106,12 +108,13 @@ def look(path: Path) -> Seen:
         pixel_format,
         times,
         max(unit.at + unit.length for unit in stored) - min(unit.at for unit in stored),
-        np.frombuffer(raw, np.uint8).reshape(-1, int(height), int(width), 4),
+        (int(width), int(height)),
+        np.frombuffer(raw, np.uint8).reshape(-1, int(height), int(width), 4)[:, ::step, ::step],
         Fraction(int(wide) or 1, int(high) if int(wide) else 1),
         " ".join(re.findall(r"Display Matrix: (.*)", about)),
         _range(colours[1], pixel_format),
         " ".join("unknown" if name in _UNTOLD else name for name in colours.groups()[1:]),
-        _numbers(*re.findall(r"(?:Mastering display|Content light level) metadata: (.*)", first)),
+        _numbers(*sorted(set(re.findall(r"(?:Mastering display|Content light level) metadata: (.*)", first)))),
         sorted(re.findall(r"(Spherical Mapping: \w+|Stereo 3D: (?!unspec)[\w ]+)", about)),
         [(float(begin), float(end), title) for begin, end, title in _CHAPTER.findall(about)],
         [Sound(name, packets(path, f"a:{i}"), sound(path, f"a:{i}")) for i, name in enumerate(sounds)],
@@ -124,7 +127,7 @@ def look(path: Path) -> Seen:
 def _say(*arguments: object) -> tuple[str, bytes]:
     """What the program says, and its standard output."""
     command = [program(), "-hide_banner", "-nostdin", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=LONGEST)
     return done.stderr.decode(errors="replace"), done.stdout
 
 
@@ -187,8 +190,8 @@ def _picture(case: Case) -> Verdict:
     old, new = before.pixels[case.expected], after.pixels
     if len(old) != len(new):
         return Verdict("WRONG", f"{len(new)} frames for {len(old)}")
-    if old.shape != new.shape:
-        return case.changed("size|border", old.shape[1:3], new.shape[1:3])
+    if before.size != after.size:
+        return case.changed("size|border", before.size, after.size)
     solid = old[..., 3:] > 128
     near = [psnr(a[..., :3] * s, b[..., :3] * s) for a, b, s in zip(old, new, solid, strict=True)]
     bias = np.abs(np.mean((old[..., :3].astype(float) - new[..., :3]) * solid, axis=(0, 1, 2))).max()
@@ -222,10 +225,10 @@ def _times(case: Case) -> Verdict:
     off = max(abs((a - kept[0]) - (b - after.times[0])) for a, b in zip(kept, after.times, strict=True))
     if off > Fraction(1, 1999):
         return case.changed("timestamps|frames a second", Fraction(0), off)
-    # Muxers without durations repeat the last step; so does the reading program where there is no other.
+    # MP4 stores steps of decoding, from which the last frame's duration follows only where all are equal.
     steps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
     length = kept[-1] - kept[0] + (before.length - (before.times[-1] - before.times[0]) if not case.cut else steps[-1])
-    if not -_TICK <= after.length - length <= _TICK + (max(steps) - steps[-1] if steps else 0):
+    if abs(after.length - length) > _TICK + max(steps) - min(steps):
         return Verdict("WRONG", f"the track lasts {float(after.length):.3f} s, not {float(length):.3f}")
     if case.begins_at_zero and abs(after.start) > _SOUND_FRAME:
         return Verdict("WRONG", f"begins at {float(after.start):.3f} s")
@@ -265,7 +268,7 @@ def _alpha(case: Case) -> Verdict:
     before, after = case.before, case.after
     if not before.has_alpha:
         return Verdict("")
-    if before.pixels.shape == after.pixels.shape and after.has_alpha:
+    if before.size == after.size and after.has_alpha:
         off = np.abs(before.pixels[..., 3].astype(float) - after.pixels[..., 3]).mean()
         return Verdict("kept") if off < 3 else Verdict("WRONG", f"alpha is {off:.1f} codes off")
     if after.says_alpha:

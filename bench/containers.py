@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not in sys.path]
@@ -95,7 +96,7 @@ def run(job: Job, folder: Path) -> dict[str, Verdict]:
     """The cells of a job by their properties; none where the ffmpeg program can't make such a clip."""
     try:
         source = source_of(job, folder)
-    except AssertionError:
+    except (AssertionError, TimeoutExpired):
         if job.kind == "all":
             raise
         return {}
@@ -118,7 +119,7 @@ def source_of(job: Job, folder: Path) -> Path:
     return make_clip(folder, job.codec, job.source, "all" if job.kind == "cut" else job.kind)
 
 
-@cache
+@lru_cache(maxsize=3)  # jobs of a clip follow one another
 def _look(path: Path) -> Seen:
     return look(path)
 
@@ -160,13 +161,19 @@ def run_all(chosen: list[Job], folder: Path) -> dict[Job, dict[str, Verdict]]:
     sources = {(job.codec, job.source, job.kind): job for job in reversed(chosen) if job.kind != "cut"}
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         list(pool.map(_make, sources.values(), [folder] * len(sources), chunksize=4))
-        return dict(zip(chosen, pool.map(_in_folder, chosen, [folder] * len(chosen), chunksize=8), strict=True))
+        results = {}
+        for job, cells in zip(chosen, pool.map(_in_folder, chosen, [folder] * len(chosen), chunksize=6), strict=True):
+            results[job] = cells
+            for name, cell in cells.items():
+                if is_wrong(cell):
+                    print(f"{cell.word}: {job.table}: {job.name}: {name}: {cell.seen}", file=sys.stderr, flush=True)
+        return results
 
 
 def _make(job: Job, folder: Path) -> None:
     try:
         source_of(job, folder)
-    except AssertionError:
+    except (AssertionError, TimeoutExpired):
         if job.kind == "all":
             raise
 
@@ -288,14 +295,9 @@ def main() -> None:
         PAGE.write_text(text)
     else:
         print(text)
-    wrong = [
-        f"{cell.word}: {job.table}: {job.name}: {name}: {cell.seen}"
-        for job, cells in results.items()
-        for name, cell in cells.items()
-        if is_wrong(cell)
-    ]
-    print(*wrong, f"{len(results)} runs, {len(wrong)} cells wrong", sep="\n", file=sys.stderr)
-    sys.exit(min(1, len(wrong)))
+    wrong = sum(is_wrong(cell) for cells in results.values() for cell in cells.values())
+    print(f"{len(results)} runs, {wrong} cells wrong", file=sys.stderr)
+    sys.exit(min(1, wrong))
 
 
 if __name__ == "__main__":
