@@ -18,7 +18,7 @@ CODECS: dict[str, tuple[str, str]] = {
     "h264": ("-c:v libx264 -preset ultrafast -bf 2 -qp 12 -g 10", "yuv420p"),
     "hevc": ("-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=10:bframes=2:qp=12", "yuv420p"),
     "av1": ("-c:v libsvtav1 -preset 12 -crf 15 -g 10", "yuv420p"),
-    "vp8": ("-c:v libvpx -cpu-used 8 -deadline realtime -b:v 4M -qmax 8 -g 10", "yuv420p"),
+    "vp8": ("-c:v libvpx -threads 1 -cpu-used 8 -deadline realtime -b:v 4M -qmax 8 -g 10", "yuv420p"),
     "vp9": ("-c:v libvpx-vp9 -cpu-used 8 -deadline realtime -b:v 4M -qmax 8 -g 10", "yuv420p"),
     "mpeg4": ("-c:v mpeg4 -q:v 2 -bf 2 -g 10", "yuv420p"),
     "mpeg2video": ("-c:v mpeg2video -q:v 2 -bf 2 -g 10", "yuv420p"),
@@ -97,7 +97,7 @@ _SIZE = "128x96"
 _SIZES = {"dvvideo": "720x576", "dnxhr": "256x128"}  # DV has one size, DNxHR a smallest one
 # Soft, so that no codec loses more than a mistake would; every frame differs from its neighbours.
 _PICTURE = "testsrc2=s={}:r=25:d=1,gblur=sigma=2,hue=b=0.8*sin(n)"
-_TAGS = "setsar=16/15,setparams=range={}:colorspace=bt470bg:color_primaries=bt470bg:color_trc=smpte170m"
+_TAGS = "setsar=4/3,setparams=range={}:colorspace={}:color_primaries={}:color_trc=smpte170m"
 _UNEVEN = "7*mod(round({}*TB*25)\\,3)/1000/TB"
 _TONE = ("-f", "lavfi", "-i", "sine=d=1")
 _WORDS = "1\n00:00:00,120 --> 00:00:00,400\nGood evening\n\n2\n00:00:00,560 --> 00:00:00,920\nThe sun sets\n"
@@ -182,7 +182,8 @@ def _arguments(folder: Path, codec: str, suffix: str, kind: str) -> list[object]
         steps = ":".join(f"{name}={name.upper()}+{_UNEVEN.format(name.upper())}" for name in ("pts", "dts"))
         return ["-itsoffset", "0.5", "-i", whole, "-i", whole, *copy, "-bsf:v", f"setts={steps}"]
     limited = codec in ("dvvideo", "prores", "prores 4444")
-    tags = f"format={pixels},{_TAGS.format('tv' if limited else 'pc')}"
+    colours = "bt709" if codec == "dnxhr" else "bt470bg"  # which its own header can say
+    tags = f"format={pixels},{_TAGS.format('tv' if limited else 'pc', colours, colours)}"
     video += ["-vf", tags, "-pix_fmt", pixels]
     if suffix in _SILENT:
         return [*_picture(size), *video]

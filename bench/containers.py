@@ -29,8 +29,9 @@ sys.path[:0] = [path for path in (str(ROOT), str(ROOT / "kernels")) if path not 
 
 import av  # noqa: E402
 
-from bench.container_check import JUDGES, Case, Seen, Verdict, look  # noqa: E402
+from bench.container_check import JUDGES, Case, Verdict  # noqa: E402
 from bench.container_clips import CODECS, HOLDS, SOUNDS, SUFFIXES, make_clip, prepare  # noqa: E402
+from bench.container_seen import Seen, look  # noqa: E402
 from rtlit.errors import RtlitError  # noqa: E402
 from rtlit.video.formats import output_suffix  # noqa: E402
 from rtlit.video.transcode import VideoSettings, enhance_video  # noqa: E402
@@ -128,7 +129,8 @@ def judge(source: Path, before: Seen, target: Path, cut: tuple[Fraction, Fractio
     """Run a clip at strength 0 and look at the result."""
     part = {"start": float(cut[0]), "duration": float(cut[1] - cut[0])} if cut else {}
     try:
-        video = VideoSettings(overwrite=True, **part)
+        # libvpx's threads wait for each other in a loop: with as many processes as cores, for minutes.
+        video = VideoSettings(overwrite=True, options=(("threads", "1"),), **part)
         report = enhance_video(source, target, strength=0.0, device="cpu", threads=1, video=video)
     except RtlitError as error:
         return dict.fromkeys(JUDGES, Verdict("fails", str(error).replace(f"{target.parent}/", "")))
@@ -139,7 +141,7 @@ def judge(source: Path, before: Seen, target: Path, cut: tuple[Fraction, Fractio
     except AssertionError as error:
         return dict.fromkeys(JUDGES, Verdict("WRONG", f"unreadable: {str(error)[-200:]}"))
     zero = target.suffix not in _TIMELESS and (source.suffix in _TIMELESS or abs(before.start) < Fraction(1, 20))
-    case = Case(before, after, report.warnings, cut, zero)
+    case = Case(before, after, report.warnings, cut, zero, target.suffix not in _TIMELESS)
     verdicts = {name: judged(case) for name, judged in JUDGES.items()}
     remark = "; ".join(report.warnings) or "no warning"
     return {

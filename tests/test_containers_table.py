@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from bench import containers
-from bench.container_check import JUDGES, Case, Seen, look
+from bench.container_check import JUDGES, Case
 from bench.container_clips import SUFFIXES, make_clip, prepare
+from bench.container_seen import Seen, look
 from tests.outside import ffmpeg
 
 Table = dict[str, dict[str, str]]
