@@ -23,6 +23,7 @@ _SHOWN = re.compile(
 )
 _STREAM = re.compile(r"^  Stream #0:\d+\S*: (\w+): (\w+)(.*)$", re.M)
 _CHAPTER = re.compile(r"Chapter #0:\d+: start (\S+), end (\S+)\n(?:.*Metadata:\n +title +: (.*)\n)?")
+_FORMAT = re.compile(r"<[^>]*>|\{[^}]*\}")
 _UNTOLD = {"unknown", "unspecified", "reserved"}
 
 
@@ -32,6 +33,14 @@ class Sound(NamedTuple):
     codec: str
     packets: list[Unit]
     blocks: list[Unit]
+
+
+class Cue(NamedTuple):
+    """A caption, counted from the first frame, or a chapter: seconds and text."""
+
+    begin: float
+    end: float
+    text: str
 
 
 @dataclass
@@ -50,9 +59,9 @@ class Seen:
     colour: str
     hdr: list[float]
     spherical: list[str]
-    chapters: list[tuple[float, float, str]]
+    chapters: list[Cue]
     sounds: list[Sound]
-    captions: list[tuple[str, list[tuple[str, ...]]]]
+    captions: list[tuple[str, list[Cue]]]
     extras: list[str]
     says_alpha: bool
 
@@ -111,9 +120,9 @@ def look(path: Path) -> Seen:
         " ".join("unknown" if name in _UNTOLD else name for name in colours.groups()[1:]),
         _hdr(told.split("color_range:")[0]),
         sorted(re.findall(r"(Spherical Mapping: \w+|Stereo 3D: (?!unspec)[\w ]+)", about)),
-        [(float(begin), float(end), title) for begin, end, title in _CHAPTER.findall(about)],
+        [Cue(float(begin), float(end), title) for begin, end, title in _CHAPTER.findall(about)],
         [Sound(name, packets(path, f"a:{i}"), sound(path, f"a:{i}")) for i, name in enumerate(sounds)],
-        [(name, _cues(path, index)) for index, name in enumerate(words)],
+        [(name, _cues(path, index, float(times[0]))) for index, name in enumerate(words)],
         sorted(f"{kind.lower()} {name}" for kind, name, rest in streams if kind == "Attachment" or "attached" in rest),
         bool(re.search(r"alpha_mode +: 1", about, re.I)),
     )
@@ -144,7 +153,13 @@ def _hdr(told: str) -> list[float]:
     return [float(number) for _, line in dict(lines).items() for number in re.findall(r"[\d.]*\d", line)]
 
 
-def _cues(path: Path, index: int) -> list[tuple[str, ...]]:
-    text = _say("-i", path, "-map", f"0:s:{index}", "-f", "srt", "-")[1].decode(errors="replace")
-    cues = re.findall(r"(\S+),(\d\d)\d --> (\S+),(\d\d)\d\n(.*)", text)
-    return [(f"{a}.{b}", f"{c}.{d}", re.sub(r"<[^>]*>|\{[^}]*\}", "", line)) for a, b, c, d, line in cues]
+def _cues(path: Path, index: int, since: float) -> list[Cue]:
+    """A stream of text as SubRip, without its formatting."""
+    text = _say("-copyts", "-i", path, "-map", f"0:s:{index}", "-f", "srt", "-")[1].decode(errors="replace")
+    cues = re.findall(r"(\S+) --> (\S+)\n(.*)", text)
+    return [Cue(_seconds(a) - since, _seconds(b) - since, _FORMAT.sub("", line)) for a, b, line in cues]
+
+
+def _seconds(clock: str) -> float:
+    hours, minutes, seconds = clock.replace(",", ".").split(":")
+    return 3600 * int(hours) + 60 * int(minutes) + float(seconds)

@@ -16,7 +16,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -110,9 +111,7 @@ def run(job: Job, folder: Path) -> dict[str, Verdict]:
     cut = CUT if job.kind == "cut" else None
     target = folder / f"{os.getpid()}{job.target}"
     cells = judge(source, before, target, cut)
-    if job.kind == "sound":
-        return {"sound": cells["sound"]}
-    return {name: cells[name] for name in JUDGES if _KIND.get(name, "all") == job.kind and cells[name].word}
+    return {name: cells[name] for name in _columns(job) if cells[name].word}
 
 
 def source_of(job: Job, folder: Path) -> Path:
@@ -141,7 +140,8 @@ def judge(source: Path, before: Seen, target: Path, cut: tuple[Fraction, Fractio
     except AssertionError as error:
         return dict.fromkeys(JUDGES, Verdict("WRONG", f"unreadable: {str(error)[-200:]}"))
     zero = target.suffix not in _TIMELESS and (source.suffix in _TIMELESS or abs(before.start) < Fraction(1, 20))
-    case = Case(before, after, report.warnings, cut, zero, target.suffix not in _TIMELESS)
+    lengths, raw = target.suffix not in _TIMELESS, target.suffix == ".y4m"
+    case = Case(before, after, report.warnings, cut, zero, lengths, raw)
     verdicts = {name: judged(case) for name, judged in JUDGES.items()}
     remark = "; ".join(report.warnings) or "no warning"
     return {
@@ -158,18 +158,42 @@ def _in_folder(job: Job, folder: Path) -> dict[str, Verdict]:
 
 
 def run_all(chosen: list[Job], folder: Path) -> dict[Job, dict[str, Verdict]]:
-    """All jobs, two processes at a time or as many as there are cores; clips are made first, each once."""
+    """All jobs, as many at a time as there are cores; clips are made first, each once."""
     prepare(folder)
     sources = {(job.codec, job.source, job.kind): job for job in reversed(chosen) if job.kind != "cut"}
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         list(pool.map(_make, sources.values(), [folder] * len(sources), chunksize=4))
-        results = {}
-        for job, cells in zip(chosen, pool.map(_in_folder, chosen, [folder] * len(chosen), chunksize=6), strict=True):
-            results[job] = cells
-            for name, cell in cells.items():
-                if is_wrong(cell):
-                    print(f"{cell.word}: {job.table}: {job.name}: {name}: {cell.seen}", file=sys.stderr, flush=True)
-        return results
+    part = -(-len(chosen) // (4 * (os.cpu_count() or 1)))  # small enough that no core waits long at the end
+    groups = [chosen[begin : begin + part] for begin in range(0, len(chosen), part)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(_in_a_process, groups, [folder] * len(groups))
+        return {job: cells for group in found for job, cells in group.items()}
+
+
+def _in_a_process(group: list[Job], folder: Path) -> dict[Job, dict[str, Verdict]]:
+    """Runs of a group in a process of its own, in a new one after each crash of a library."""
+    results: dict[Job, dict[str, Verdict]] = {}
+    while len(results) < len(group):
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            for job in group[len(results) :]:
+                try:
+                    results[job] = pool.submit(_in_folder, job, folder).result()
+                except BrokenProcessPool:
+                    results[job] = dict.fromkeys(_columns(job), Verdict("fails", "the process crashed"))
+                _complain(job, results[job])
+                if "crashed" in str(results[job]):
+                    break
+    return results
+
+
+def _columns(job: Job) -> list[str]:
+    return ["sound"] if job.kind == "sound" else [name for name in JUDGES if _KIND.get(name, "all") == job.kind]
+
+
+def _complain(job: Job, cells: Mapping[str, Verdict]) -> None:
+    for seen in dict.fromkeys(cell.seen for cell in cells.values() if is_wrong(cell)):  # a failure has many cells
+        names = ", ".join(name for name, cell in cells.items() if cell.seen == seen)
+        print(f"WRONG: {job.table}: {job.name}: {names}: {seen}", file=sys.stderr, flush=True)
 
 
 def _make(job: Job, folder: Path) -> None:
