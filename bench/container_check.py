@@ -31,7 +31,14 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Case:
-    """A file and what came out; `cut` is the part asked for, in seconds from the first frame."""
+    """A file and what came out.
+
+    Attributes:
+        cut: the part asked for, in seconds from the first frame.
+        begins_at_zero, has_lengths: of the output's container: its clock, and whether it says how long packets last.
+        uncompressed: the container holds nothing else.
+        tick: seconds by which sound that is copied may move.
+    """
 
     before: Seen
     after: Seen
@@ -40,6 +47,7 @@ class Case:
     begins_at_zero: bool = True
     has_lengths: bool = True
     uncompressed: bool = False
+    tick: Fraction = _TICK
     expected: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -217,7 +225,7 @@ def _sound(case: Case) -> Verdict:
         # Of copied packets: some containers say how much of the decoded sound to leave out, others don't.
         begins = [(each.packets if same else each.blocks)[0].at for each in (old, new)]
         gaps = [seen.times[0] - at for seen, at in zip((case.before, case.after), begins, strict=True)]
-        if abs(gaps[0] - gaps[1]) > (_TICK if same else _SOUND_FRAME):
+        if abs(gaps[0] - gaps[1]) > (case.tick if same else _SOUND_FRAME):
             return Verdict("WRONG", f"sound {index} of {new.codec} moved by {float(gaps[1] - gaps[0]):.3f} s")
         if not same:
             return case.changed("audio stream", old.codec, new.codec)
@@ -273,5 +281,5 @@ JUDGES: dict[str, Callable[[Case], Verdict]] = {
     "captions": _captions,
     "chapters": _chapters,
     "sound": _sound,
-    "attachments": _plain("attachment|cover", lambda seen: seen.extras, ([],)),
+    "attachments": _plain("attachment|cover|video stream", lambda seen: seen.extras, ([],)),
 }

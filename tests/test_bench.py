@@ -260,7 +260,7 @@ def test_memory_of_a_whole_video(tmp_path: Path) -> None:
         assert frames[-1] == 20 and frames == sorted(frames) and all(50 < each[2] < 5000 for each in samples)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_benchmarks_start(tmp_path: Path) -> None:
     """The smallest of two files, timed for real: checked, recorded and in the table."""
     command = [sys.executable, "-m", "pytest", "bench/bench_stages.py", "bench/bench_enhancer.py", "-q"]
