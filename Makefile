@@ -2,6 +2,7 @@
 #
 # PYTHON    the interpreter to make .venv with          make demo PYTHON=python3.12
 # PIP_ARGS  passed on to pip, for another package index
+# PROCESSES of make test                                make test PROCESSES=8
 # BENCH_ARGS  to run a part of the benchmarks           make bench BENCH_ARGS="-k 1080p"
 
 PYTHON ?= python3
@@ -9,6 +10,8 @@ PIP_ARGS ?=
 BIN := .venv/bin
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt $(PIP_ARGS)
 CLIP := examples/juggler
+# Test files go to this many processes at a time, which is how many cores there are for CI.
+PROCESSES ?= 2
 BENCH_ARGS ?=
 BENCH = $(BIN)/python -m pytest bench -q --timeout=1200 --benchmark-quiet $(BENCH_ARGS)
 SAVED ?= .benchmarks/latest.json
@@ -21,7 +24,7 @@ demo: .venv/installed
 	@echo "The result is $(CURDIR)/$(CLIP).enhanced.mp4"
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 # Kernels with the oldest Triton they are for, beside the newest one in .venv; `make test` has the newest.
 test-triton36: .venv/installed-dev .triton36/installed

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 # The issue tracker's `V`: moving test picture; and a tone of the same length.
 PICTURE = ("-f", "lavfi", "-i", "testsrc2=s=320x240:r=25:d=4")
 SOUND = ("-f", "lavfi", "-i", "sine=d=4")
+LONGEST = 120  # seconds; now and then the program spins for ever where it should refuse a codec
 
 
 @cache
@@ -34,7 +35,7 @@ def ffmpeg(*arguments: object) -> bytes:
         AssertionError: it failed; with what it said.
     """
     command = [program(), "-hide_banner", "-nostdin", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, check=False)
+    done = subprocess.run(command, capture_output=True, check=False, timeout=LONGEST)
     assert done.returncode == 0, done.stderr.decode(errors="replace")
     return done.stdout
 
