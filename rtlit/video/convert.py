@@ -40,7 +40,7 @@ def convert(
         dst_colorspace=MATRIX_TAGS[there.matrix] if moves else None,
         src_color_range=FULL if here.full_range else LIMITED,
         dst_color_range=FULL if there.full_range or rgb_out else LIMITED,
-        interpolation=_EXACT if moves and size is None else None,
+        interpolation=_EXACT if moves and not to_yuv and size is None else None,
         # swscale's threads write beyond their last row's end, into another's first row, unless it is aligned.
         threads=0 if width % 64 == 0 else 1,
     )
