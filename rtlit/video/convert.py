@@ -10,6 +10,8 @@ from rtlit.frame import Color
 if TYPE_CHECKING:
     import av
 
+# SWS_POINT, _ACCURATE_RND, _FULL_CHR_H_INT: chroma samples stay by themselves, and nothing darkens by a code.
+_EXACT = 0x10 | 0x40000 | 0x2000
 # AVColorSpace; swscale's numbers are the same but for BT.601, of which PyAV knows 5 alone.
 MATRIX_TAGS = {"bt601": 5, "bt709": 1, "bt2020": 9}
 LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
@@ -38,6 +40,7 @@ def convert(
         dst_colorspace=MATRIX_TAGS[there.matrix] if moves else None,
         src_color_range=FULL if here.full_range else LIMITED,
         dst_color_range=FULL if there.full_range or rgb_out else LIMITED,
+        interpolation=_EXACT if moves and not to_yuv and size is None else None,
         # swscale's threads write beyond their last row's end, into another's first row, unless it is aligned.
         threads=0 if width % 64 == 0 else 1,
     )

@@ -216,7 +216,7 @@ def plans(
     usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265"]
     usual += ["libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1"]
     source = av.Codec(codec, "r") if codec in av.codecs_available else None
-    exact = source is not None and source.lossless and not source.lossy
+    exact = source is not None and source.lossless and not source.lossy and codec not in _NOT_KEPT
     for keep_alpha in (True, False) if has_alpha(work) else (False,):
         wanted = work if keep_alpha else opaque(work)
         if video.codec is not None:
