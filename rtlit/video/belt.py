@@ -61,7 +61,7 @@ class Belt(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items or self._closed)
+                self._changed.wait_for(lambda: self._items or self._closed or self._stopped)
                 if self._error is not None:
                     raise self._error
                 if not self._items:

@@ -300,9 +300,9 @@ class Reader:
     def _frames(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
         if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
             raise InputError(f"{self.name}: is encrypted; rtlit can't read protected video")
+        self._sent += bool(packet.size)
         if packet.is_corrupt and self.container.format.name in _INDEXED:
             return  # the file ends in it
-        self._sent += bool(packet.size)
         try:
             frames = self._decoder.decode(packet)
         except av.error.MemoryError:
@@ -425,8 +425,8 @@ class Reader:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
         if probe.is_encrypted(self.source):
             return "is encrypted; rtlit can't read protected video"
-        if self.skipped:
-            return f"none of its {self.skipped} video packets can be decoded; it is damaged or encrypted"
+        if self._sent:
+            return f"none of its {self._sent} video packets can be decoded; it is damaged or encrypted"
         return "holds no video frames"
 
 

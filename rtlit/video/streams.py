@@ -143,8 +143,10 @@ def _copy(stream: Stream, output: OutputContainer, label: str, warn: Callable[[s
 
     def write(packet: Packet[Stream] | None) -> list[Packet[Stream]]:
         # MP4's muxer writes an empty sample wherever a subtitle ends, so those of the input would double.
-        if packet is None or codec == "mov_text" and packet.size <= _EMPTY_MOV_TEXT:
-            return in_order(packet)
+        if packet is None:
+            return in_order(None)
+        if codec == "mov_text" and packet.size <= _EMPTY_MOV_TEXT:
+            return []
         if packet.dts is None and packet.pts is None:
             if not cover:
                 return []
@@ -174,7 +176,8 @@ class _Order:
         base = self._copy.time_base
         if base is not None and packet.time_base is not None:
             packet.rescale_ts(AVRational(base.numerator, base.denominator))  # the muxer compares in its own ticks
-        dts = packet.pts if packet.dts is None else packet.dts
+        # With B-frames, times of showing go back and forth; a muxer guesses the others.
+        dts = packet.pts if packet.dts is None and packet.stream.type != "video" else packet.dts
         if self._last is not None and dts is not None and dts < self._last + self._step:
             back = self._last + self._step - dts
             if base is not None and back * base > _MOVED_SECONDS:
@@ -184,7 +187,7 @@ class _Order:
             dts += back
             packet.dts = dts
             packet.pts = dts if packet.pts is None else max(packet.pts, dts)
-        self._last = dts
+        self._last = self._last if dts is None else dts
         packet.stream = self._copy
         return [packet]
 

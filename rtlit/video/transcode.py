@@ -159,9 +159,11 @@ def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Pr
         threading.Thread(target=_feed, args=(reader.items(), decoded), name="rtlit-read", daemon=True),
         threading.Thread(target=_feed, args=(stage.items(decoded), enhanced), name="rtlit-enhance", daemon=True),
     ]
-    for worker in workers:
-        worker.start()
+    begun: list[threading.Thread] = []
     try:
+        for worker in workers:
+            begun.append(worker)
+            worker.start()  # a signal's exception may come out of it, with the thread under way
         progress = _Ticker(reader, writer, on_progress)
         for item in enhanced:
             writer.write(item)
@@ -169,10 +171,17 @@ def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Pr
     finally:
         enhanced.stop()
         decoded.stop()
-        for worker in workers:
-            worker.join(_JOIN_SECONDS)
-        reader.abandoned = any(worker.is_alive() for worker in workers)
+        reader.abandoned = not all([_ended(worker) for worker in begun])
     progress.tick(last=True)
+
+
+def _ended(worker: threading.Thread) -> bool:
+    """Wait for a thread's end; False for one that still runs, or is only just starting."""
+    try:
+        worker.join(_JOIN_SECONDS)
+    except RuntimeError:
+        return False
+    return not worker.is_alive()
 
 
 def _feed(items: Iterable[Item], belt: Belt[Item]) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Mean difference of what comes back: coarse quantisation stays below, swapped or shifted planes don't.
 _LOSSY_LIMIT, _LOSSLESS_LIMIT = 0.06, 0.002
 _FRAMES = 2
+# Where FFmpeg's names of a container differ: writing, reading.
+_DEMUXERS = {"vob": "mpeg", "webm": "matroska", "3gp": "mov"}
 _MATRIX_NAMES = {"bt601": "BT.601", "bt709": "BT.709", "bt2020": "BT.2020"}
 
 
@@ -50,18 +52,16 @@ def choose_plan(
     context, stored = reader.stream.codec_context, software_format(first)
     codec = "y4m" if reader.container.format.name == "yuv4mpegpipe" else context.name
     transparent = is_transparent(first)
-    failed: list[tuple[EncoderPlan, str]] = []
+    refused: list[Exception] = []
     for plan in plans(codec, stored, size, muxer, video, context.profile, context.bit_rate, transparent):
         try:
             return _tried(plan, reader, first, size, muxer)
-        except (av.error.FFmpegError, OSError, ValueError, OutputError) as error:
-            failed.append((plan, probe.reason(error)))
-    if failed and video.codec is not None:
-        plan, why = failed[0]
-        given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
-        raise UsageError(
-            f"{plan.name} doesn't start with {given} ({why}); rtlit doctor lists the encoders that work here"
-        )
+        except (av.error.FFmpegError, OSError, ValueError, OutputError, UsageError) as error:
+            refused.append(error)
+    if refused and isinstance(refused[0], UsageError):
+        raise refused[0]
+    if refused and video.codec is not None:
+        raise OutputError(f"--codec {video.codec}: {muxer} can't hold it ({probe.reason(refused[0])}); try .mkv")
     raise nothing_fits(context.name, stored, size, muxer)
 
 
@@ -112,6 +112,14 @@ def _round_trip(
     options = {"strict": "-1"} if muxer == "yuv4mpegpipe" else {}
     with av.open(file, "w", format=muxer, container_options=options) as output:
         video = add_video(output, reader, first, plan, size, lambda line: None)
+        try:
+            video.codec_context.open()
+        except (av.error.FFmpegError, ValueError) as error:
+            given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
+            raise UsageError(
+                f"{plan.name} doesn't start with {given} ({probe.reason(error)}); "
+                "rtlit doctor lists the encoders that work here"
+            ) from None
         rate = video.codec_context.framerate or Fraction(25)
         step = max(1, round(1 / (rate * video.codec_context.time_base)))
         packets: list[Packet[Any]] = []
@@ -121,10 +129,12 @@ def _round_trip(
         packets += video.encode(None)
         output.mux(in_time(packets) if plan.name == "libx265" else packets)
     file.seek(0)
+    # By name: two small pictures may be too little to tell a container by.
     try:
-        back = av.open(file, "r")
-    except (av.error.InvalidDataError, av.error.EOFError):  # two small pictures may be too little to tell a container
+        name = av.ContainerFormat(_DEMUXERS.get(muxer, muxer), "r").name
+    except ValueError:
         return sent, None
+    back = av.open(file, "r", format=name)
     with back:
         stream = next(iter(back.streams.video), None)
         if stream is None or stream.codec_context is None:
