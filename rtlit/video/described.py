@@ -88,6 +88,8 @@ def carry(
     lost = [name for name in told if name not in (*held, SCREEN)]
     if passed and plan.name == "libx264" and STEREO in lost and told[STEREO][-1:] in map(bytes, zip(_IN_H264)):
         lost.remove(STEREO)
+        if muxer in _HELD:
+            warn(f"{STEREO} is told by the stream alone: {muxer} can't hold it")
     lost += [name for key, (name, encoders) in _LOST.items() if key in kinds and not (passed and plan.name in encoders)]
     if lost:
         what = "it" if len(lost) == 1 else "them"
