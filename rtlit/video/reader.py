@@ -230,8 +230,8 @@ class Reader:
         """Go to a key frame that is certainly before `start`, where the container has an index to find it by."""
         if self._video.start <= 0 or self.container.format.name not in _INDEXED:
             return
-        late = self.start + self.base
-        for seconds in (late - _SEEK_EARLIER, clock.begin_of(self.container)):
+        late, begin = self.start + self.base, clock.begin_of(self.container)
+        for seconds in (late - _SEEK_EARLIER, begin) if late - _SEEK_EARLIER > begin else ():
             place = int(seconds / self.time_base)
             try:
                 self.container.seek(place, stream=self.stream)

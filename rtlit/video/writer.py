@@ -185,6 +185,9 @@ class Writer:
             return {"default_mode": "passthrough"}
         if self._muxer == "mpegts":
             return {"mpegts_copyts": "1", "mpegts_m2ts_mode": str(int(is_blu_ray(self._named)))}
+        if self._muxer == "avi":
+            # An encoder's delay of 5 ms would move all streams, the video by a whole frame, from its second frame on.
+            return {"avoid_negative_ts": "disabled"}
         return {"strict": "-1"} if self._muxer == "yuv4mpegpipe" else {}  # y4m above 8 bits is an extension
 
     def _custom_tags(self) -> bool:
