@@ -106,10 +106,10 @@ def _times(case: Case) -> Verdict:
     before, after = case.before, case.after
     kept = [before.times[index] for index in case.expected]
     if len(kept) != len(after.times):
-        return Verdict("WRONG", f"{len(after.times)} frames for {len(kept)}")
+        return case.changed("are repeated", f"{len(kept)} frames", f"{len(after.times)}")
     off = max(abs((a - kept[0]) - (b - after.times[0])) for a, b in zip(kept, after.times, strict=True))
     if off > Fraction(1, 1999):
-        return case.changed("timestamps|frames a second", Fraction(0), off)
+        return case.changed("timestamps|frames a second|begins at 0", Fraction(0), off)
     # MP4 stores steps of decoding, from which the last frame's duration follows only where all are equal.
     steps = [b - a for a, b in zip(kept, kept[1:], strict=False)]
     length = kept[-1] - kept[0] + (steps[-1] if steps else 0)
@@ -134,7 +134,7 @@ def _late(case: Case) -> Verdict:
     same = case.before.sounds[0].codec == case.after.sounds[0].codec
     if abs(old - new) <= (_TICK if same else _SOUND_FRAME):
         return Verdict("kept")
-    return case.changed("timestamps|frames a second", old, new)
+    return case.changed("timestamps|frames a second|begins at 0", old, new)
 
 
 def _cut(case: Case) -> Verdict:

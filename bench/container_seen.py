@@ -150,7 +150,7 @@ def _length(stored: Sequence[Unit], times: Sequence[Fraction]) -> Fraction | Non
 def _hdr(told: str) -> list[float]:
     """Numbers of the first frame's HDR10 metadata, or the stream's."""
     lines = re.findall(r"(Mastering display|Content light level) metadata: (.*)", told)
-    return [float(number) for _, line in dict(lines).items() for number in re.findall(r"[\d.]*\d", line)]
+    return [float(number) for _, line in sorted(dict(lines).items()) for number in re.findall(r"[\d.]*\d", line)]
 
 
 def _cues(path: Path, index: int, since: float) -> list[Cue]:

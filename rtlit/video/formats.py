@@ -213,7 +213,8 @@ def plans(
     if video.ten_bit and opaque_format(work).depth < 10:
         work = work.replace("yuvj", "yuv").removesuffix("9le") + "10le"
     family = _family(codec, muxer)
-    usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265"]
+    usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265", "libx264"]
+    usual = ["mpeg2video", *usual] if muxer == "vob" else usual
     usual += ["libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1"]
     source = av.Codec(codec, "r") if codec in av.codecs_available else None
     exact = source is not None and source.lossless and not source.lossy and codec not in _NOT_KEPT

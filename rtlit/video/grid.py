@@ -53,16 +53,25 @@ class Grid:
         moved: a frame is shown at another time than it was, by more than what containers round by.
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
+        late: seconds after that at which the first frame is.
     """
 
-    def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame) -> None:
-        """Make a grid for a video that begins with `first`."""
+    def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame, same: bool) -> None:
+        """Make a grid for a video that begins with `first`.
+
+        Args:
+            same: the input's container is the same, and its first frame the first of all.
+        """
         assert first.pts is not None and first.time_base is not None
         self.repeated = self.dropped = 0
         self.moved = False
         self.step = 1 / rate
-        # AVI and y4m count from 0.
-        self.origin = Fraction(0) if muxer in _EVEN_MUXERS else first.pts * first.time_base
+        begin = first.pts * first.time_base
+        # AVI and y4m count from 0. A part of a step isn't worth an empty one. Of an AVI's own frames the first is at 0,
+        # though libavcodec shows it as late as decoding needs for B-frames.
+        at_0 = muxer in _EVEN_MUXERS and begin >= self.step and not (same and muxer == "avi")
+        self.origin = Fraction(0) if at_0 else begin
+        self.late = begin - self.origin
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None

@@ -102,7 +102,7 @@ _TABLE = {
             "aac ac3 dts mp2 mp3 flac opus vorbis wavpack adpcm_ms adpcm_ima_wav adpcm_yamaha adpcm_swf gsm_ms",
             f"{_PCM} {_PCM_BIG} s8 alaw mulaw",
         ),
-        lossy=("aac",), lossless=("flac",), subtitles=_names("ass dvb_subtitle"), text="ass",
+        lossy=("aac",), lossless=("flac",), subtitles=_names("dvb_subtitle"),  # text would have no end there
     ),
     "yuv4mpegpipe": Holds(sound=_names(""), subtitles=_names(""), chapters=False),
 }  # fmt: skip
