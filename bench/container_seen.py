@@ -34,6 +34,11 @@ class Sound(NamedTuple):
     packets: list[Unit]
     blocks: list[Unit]
 
+    @property
+    def length(self) -> Fraction:
+        """Seconds from the first block to the last one's end."""
+        return self.blocks[-1].at + self.blocks[-1].length - self.blocks[0].at if self.blocks else Fraction(0)
+
 
 class Cue(NamedTuple):
     """A caption, counted from the first frame, or a chapter: seconds and text."""

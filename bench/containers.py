@@ -269,7 +269,7 @@ made, run through `rtlit enhance-video --strength 0`, and read by another FFmpeg
 of {versions}.
 
 - **kept**: the same as in the input. Pictures are encoded anew, so for them it means the same codec, as many bits, as
-  much chroma, and no frame below 26 dB PSNR or more than 1.2 codes brighter or darker.
+  much chroma, and no frame below 25 dB PSNR, and no channel more than 1.5 codes brighter or darker.
 - **converted**: the container can't hold it as it was; it is there in another form, and a line of warning says so.
 - **dropped**: it can't hold it in any form; a line of warning says so.
 - **–**: there is nothing of the kind in such a file.

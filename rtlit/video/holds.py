@@ -91,7 +91,8 @@ _TABLE = {
     ),
     "mpegts": _MPEGTS,
     "m2ts": Holds(
-        sound=_names(f"{_TRANSPORT} pcm_bluray"), lossy=("aac",), subtitles=_names("hdmv_pgs_subtitle"), chapters=False
+        sound=_names(f"{_TRANSPORT} pcm_bluray") - {"truehd"},  # FFmpeg 9 finds no sample rate there
+        lossy=("aac",), subtitles=_names("hdmv_pgs_subtitle"), chapters=False,
     ),
     "vob": Holds(
         sound=_names("mp1 mp2 mp3 ac3 dts pcm_dvd"), lossy=("mp2", "ac3"), subtitles=_names("dvd_subtitle"),
