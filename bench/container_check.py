@@ -222,7 +222,11 @@ def _sound(case: Case) -> Verdict:
     if len(before) != len(after):
         return case.changed("audio stream", before[0].codec, "nothing", there=False)
     for index, (old, new) in enumerate(zip(before, after, strict=True)):
-        lengths = [each.length for each in (old, new)]
+        # Matroska rounds blocks to milliseconds, and AVI's have no times of their own.
+        lengths = min(
+            ([each.length for each in (old, new)], [sum(unit.length for unit in each.blocks) for each in (old, new)]),
+            key=lambda pair: abs(pair[0] - pair[1]),
+        )
         # An encoder's first and last packet are whole, and not every container says how much of them to leave out.
         spare = _SOUND_FRAME + (2 * max(unit.length for unit in new.blocks) if old.codec != new.codec else 0)
         if not new.blocks or abs(lengths[0] - lengths[1]) > spare:

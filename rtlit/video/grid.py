@@ -72,6 +72,7 @@ class Grid:
         at_0 = muxer in _EVEN_MUXERS and begin >= self.step and not (same and muxer == "avi")
         self.origin = Fraction(0) if at_0 else begin
         self.late = begin - self.origin
+        self._start = Fraction(0) if muxer in _EVEN_MUXERS else self.origin
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None
@@ -99,7 +100,7 @@ class Grid:
             for name in ("pts", "dts"):
                 steps = getattr(packet, name)
                 if steps is not None:
-                    setattr(packet, name, int((steps * self.step + self.origin) / self.time_base))
+                    setattr(packet, name, int((steps * self.step + self._start) / self.time_base))
             packet.duration = int((packet.duration or 0) * self.step / self.time_base)
             packet.time_base = self.time_base
         return packets
