@@ -61,8 +61,11 @@ class Grid:
         self.repeated = self.dropped = 0
         self.moved = False
         self.step = 1 / rate
-        # AVI and y4m count from 0.
-        self.origin = Fraction(0) if muxer in _EVEN_MUXERS else first.pts * first.time_base
+        # Steps from the first frame on, wherever it lies: from 0 on, two could fall into one. AVI and y4m count from 0.
+        self._first, self.origin = first.pts * first.time_base, first.pts * first.time_base
+        self._steps_before = 0
+        if muxer in _EVEN_MUXERS:
+            self.origin, self._steps_before = Fraction(0), round(self._first / self.step)
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None
@@ -70,7 +73,7 @@ class Grid:
     def put(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """Take a frame; yields the one before, once for each step that it is shown, timed in steps."""
         assert frame.pts is not None and frame.time_base is not None
-        exact = (frame.pts * frame.time_base - self.origin) / self.step
+        exact = self._place(frame.pts * frame.time_base)
         slot = round(exact)
         self.moved |= abs(exact - slot) * self.step > max(frame.time_base, _ROUNDED)
         if self._held is not None:
@@ -101,9 +104,13 @@ class Grid:
             return
         frame, slot = self._held
         assert frame.pts is not None and frame.time_base is not None
-        end = ((frame.pts + (frame.duration or 0)) * frame.time_base - self.origin) / self.step
+        end = self._place((frame.pts + (frame.duration or 0)) * frame.time_base)
         yield from self._steps(max(slot + 1, round(end)))
         self._held = None
+
+    def _place(self, time: Fraction) -> Fraction:
+        """The step of a time in seconds, with what is between two."""
+        return (time - self._first) / self.step + self._steps_before
 
     def _steps(self, until: int) -> Iterator[av.VideoFrame]:
         assert self._held is not None

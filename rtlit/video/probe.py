@@ -134,6 +134,13 @@ def _is_animated_webp(path: Path) -> bool:
     return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
+def is_seekable(source: str | Path | BinaryIO) -> bool:
+    """Whether an input can be gone back in: a regular file, or a stream that says so."""
+    if isinstance(source, (str, Path)):
+        return os.path.isfile(source)
+    return bool(getattr(source, "seekable", lambda: hasattr(source, "seek"))())
+
+
 def is_encrypted(source: str | Path | BinaryIO) -> bool:
     """Whether the head of a file holds MP4 encryption boxes."""
     if not isinstance(source, (str, Path)) or not os.path.isfile(source):  # a pipe would not give it again

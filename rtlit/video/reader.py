@@ -228,7 +228,8 @@ class Reader:
 
     def _seek(self) -> None:
         """Go to a key frame that is certainly before `start`, where the container has an index to find it by."""
-        if self._video.start <= 0 or self.container.format.name not in _INDEXED:
+        indexed = self.container.format.name in _INDEXED and probe.is_seekable(self.source)
+        if self._video.start <= 0 or not indexed:  # a pipe that is sought in is read to its end
             return
         late = self.start + self.base
         for seconds in (late - _SEEK_EARLIER, clock.begin_of(self.container)):
@@ -237,7 +238,7 @@ class Reader:
                 self.container.seek(place, stream=self.stream)
                 first = next(p for p in self.container.demux(self.stream) if p.is_keyframe or not p.size)
                 self.container.seek(place, stream=self.stream)
-            except av.error.FFmpegError:  # a pipe: read and drop up to there
+            except av.error.FFmpegError:  # read and drop up to there
                 return
             stamp = first.dts if first.pts is None else first.pts
             if stamp is not None and stamp * self.time_base <= late:
@@ -356,7 +357,7 @@ class Reader:
         end = self._ends.get(self.stream.index) if whole else next_pts
         length = end - frame.pts if end is not None and end > frame.pts else frame.duration or self._step
         if self.end is not None:
-            length = min(length, max(1, round(self.end / self.time_base) - frame.pts))
+            length = min(length, max(self._step, round(self.end / self.time_base) - frame.pts))
         frame.duration = length
         frame.pts -= round(self.shift / self.time_base)
         return frame
@@ -421,6 +422,8 @@ class Reader:
         return packet.dts is not None and packet.dts * packet.time_base >= limit
 
     def _why_nothing(self) -> str:
+        if self._last is not None and self.end is not None and self._last * self.time_base >= self.end - self._near:
+            return f"has no frame that begins in the {self._video.duration:g} s from {self._video.start:g} s on"
         if self._last is not None:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
         if probe.is_encrypted(self.source):
