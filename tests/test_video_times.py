@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import av
 import pytest
 
+from rtlit.errors import InputError
 from rtlit.video.clock import WRAP
 from tests import outside
 from tests.outside import PICTURE, SOUND, Unit, ffmpeg, frames, make, sound
@@ -243,3 +247,43 @@ def test_the_whole_picture_of_the_issue(tmp_path: Path) -> None:
     heard = sound(tmp_path / "out.mp4")
     assert heard[-1].at + heard[-1].length <= Fraction(11, 20)
     assert ffmpeg("-i", tmp_path / "out.mp4", "-f", "null", "-") == b""
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_start_between_two_frames_loses_none(tmp_path: Path, clips: Any, suffix: str) -> None:
+    """Even steps of AVI lie where the frames do; the last frame is shown as long as the others."""
+    target = tmp_path / f"out{suffix}"
+    report = enhance(clips("between.mp4", *X264, inputs=SMALL), target, start=1.5, duration=1, preset="ultrafast")
+    shown = outside.packets(target)
+    assert len(shown) == 25 and sum(unit.length for unit in shown) == 1
+    assert steps(sorted(shown, key=lambda unit: unit.at)) == {FRAME}
+    assert not report.warnings
+
+
+@pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "wmv2.wmv", "h264.nut"])
+def test_a_part_of_a_pipe(tmp_path: Path, clips: Any, name: str) -> None:
+    """An index isn't sought in what can't be gone back in."""
+    source = clips(name, *(CUTS.get(name) or (*X264, "-c:a", "aac")))
+    wanted = [unit.check for unit in frames(source)[50:75]]
+    for named in (False, True):
+        with os.fdopen(_poured(source), "rb") as pipe:
+            place = Path(f"/dev/fd/{pipe.fileno()}") if named else pipe
+            enhance(place, tmp_path / "out.mkv", codec="ffv1", start=2, duration=1, overwrite=True)
+        assert [unit.check for unit in frames(tmp_path / "out.mkv")] == wanted
+
+
+def _poured(path: Path) -> int:
+    """A pipe that a file's bytes come out of."""
+    end, begin = os.pipe()
+
+    def pour() -> None:
+        with os.fdopen(begin, "wb") as pipe, suppress(BrokenPipeError):
+            pipe.write(path.read_bytes())
+
+    threading.Thread(target=pour, daemon=True).start()
+    return end
+
+
+def test_a_part_without_a_frame(tmp_path: Path, clips: Any) -> None:
+    with pytest.raises(InputError, match="no frame that begins in the 0.03 s from 1.53 s on"):
+        enhance(clips("between.mp4", *X264, inputs=SMALL), tmp_path / "out.mp4", start=1.53, duration=0.03)

@@ -53,34 +53,33 @@ class Grid:
         moved: a frame is shown at another time than it was, by more than what containers round by.
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
-        late: seconds after that at which the first frame is.
+        late: seconds from 0 to the first frame that its container shows from 0 on.
     """
 
-    def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame, same: bool) -> None:
+    def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame, delay: Fraction) -> None:
         """Make a grid for a video that begins with `first`.
 
         Args:
-            same: the input's container is the same, and its first frame the first of all.
+            delay: seconds by which the input's frames are shown later than their container has them.
         """
         assert first.pts is not None and first.time_base is not None
         self.repeated = self.dropped = 0
         self.moved = False
         self.step = 1 / rate
-        begin = first.pts * first.time_base
-        # AVI and y4m count from 0. A part of a step isn't worth an empty one. Of an AVI's own frames the first is at 0,
-        # though libavcodec shows it as late as decoding needs for B-frames.
-        at_0 = muxer in _EVEN_MUXERS and begin >= self.step and not (same and muxer == "avi")
-        self.origin = Fraction(0) if at_0 else begin
-        self.late = begin - self.origin
-        self._start = Fraction(0) if muxer in _EVEN_MUXERS else self.origin
+        self._first = self.origin = first.pts * first.time_base
+        self._steps_before = 0
+        if muxer in _EVEN_MUXERS:  # these count from 0; a part of a step isn't worth an empty one
+            steps = math.floor((self._first - delay) / self.step + _ROUNDED)
+            self.origin, self._steps_before = Fraction(0), max(0, steps)
         self._input_base = first.time_base
         self._fills = muxer != "avi"
+        self.late = Fraction(0) if self._fills else self._steps_before * self.step
         self._held: tuple[av.VideoFrame, int] | None = None
 
     def put(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """Take a frame; yields the one before, once for each step that it is shown, timed in steps."""
         assert frame.pts is not None and frame.time_base is not None
-        exact = (frame.pts * frame.time_base - self.origin) / self.step
+        exact = self._place(frame.pts * frame.time_base)
         slot = round(exact)
         self.moved |= abs(exact - slot) * self.step > max(frame.time_base, _ROUNDED)
         if self._held is not None:
@@ -100,7 +99,7 @@ class Grid:
             for name in ("pts", "dts"):
                 steps = getattr(packet, name)
                 if steps is not None:
-                    setattr(packet, name, int((steps * self.step + self._start) / self.time_base))
+                    setattr(packet, name, int((steps * self.step + self.origin) / self.time_base))
             packet.duration = int((packet.duration or 0) * self.step / self.time_base)
             packet.time_base = self.time_base
         return packets
@@ -111,9 +110,13 @@ class Grid:
             return
         frame, slot = self._held
         assert frame.pts is not None and frame.time_base is not None
-        end = ((frame.pts + (frame.duration or 0)) * frame.time_base - self.origin) / self.step
+        end = self._place((frame.pts + (frame.duration or 0)) * frame.time_base)
         yield from self._steps(max(slot + 1, round(end)))
         self._held = None
+
+    def _place(self, time: Fraction) -> Fraction:
+        """The step of a time in seconds, with what is between two."""
+        return (time - self._first) / self.step + self._steps_before
 
     def _steps(self, until: int) -> Iterator[av.VideoFrame]:
         assert self._held is not None

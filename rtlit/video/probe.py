@@ -134,6 +134,13 @@ def _is_animated_webp(path: Path) -> bool:
     return head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
 
 
+def is_seekable(source: str | Path | BinaryIO) -> bool:
+    """Whether an input can be gone back in: a regular file, or a stream that says so."""
+    if isinstance(source, (str, Path)):
+        return os.path.isfile(source)
+    return bool(getattr(source, "seekable", lambda: hasattr(source, "seek"))())
+
+
 def is_encrypted(source: str | Path | BinaryIO) -> bool:
     """Whether the head of a file holds MP4 encryption boxes."""
     if not isinstance(source, (str, Path)) or not os.path.isfile(source):  # a pipe would not give it again
@@ -230,12 +237,19 @@ def end_of(stream: Stream, base: Fraction) -> int | None:
 
 
 def origin_of(container: InputContainer, stream: VideoStream) -> Fraction:
-    """Seconds at which the video stream starts, on the container's clock."""
+    """Seconds at which the video stream's first frame is shown, on the container's clock."""
     import av
 
     if stream.start_time is not None and stream.time_base:
-        return stream.start_time * stream.time_base
+        return stream.start_time * stream.time_base + delay_of(container, stream)
     return Fraction(container.start_time or 0, av.time_base)
+
+
+def delay_of(container: InputContainer, stream: VideoStream) -> Fraction:
+    """Seconds by which frames of AVI are shown late: it has times of decoding alone, and B-frames wait for others."""
+    if container.format.name != "avi" or stream.time_base is None:
+        return Fraction(0)
+    return stream.codec_context.reorder_depth * stream.time_base
 
 
 # Kinds of side data, by their number in libavutil's frame.h, that PyAV's enumeration ends before.

@@ -46,6 +46,7 @@ class Reader:
         base: seconds that the input's timestamps begin too late (or, negative, too early) for the target; `prime`
             decides. All other times are on the clock that is left when they are taken away.
         origin: seconds on that clock at which the video starts.
+        delay: seconds by which frames are shown later than their container has them.
         shift: seconds to take from it for the output's; 0 unless `start` cuts.
         skipped: packets that could not be decoded.
         seconds: time spent reading and decoding.
@@ -75,6 +76,7 @@ class Reader:
             raise
         self._decoder = probe.decoder_of(self.stream)
         context = self.stream.codec_context
+        self.delay = probe.delay_of(self.container, self.stream)
         self._aspects = {(context.width, context.height): self.stream.sample_aspect_ratio}
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
@@ -228,7 +230,8 @@ class Reader:
 
     def _seek(self) -> None:
         """Go to a key frame that is certainly before `start`, where the container has an index to find it by."""
-        if self._video.start <= 0 or self.container.format.name not in _INDEXED:
+        indexed = self.container.format.name in _INDEXED and probe.is_seekable(self.source)
+        if self._video.start <= 0 or not indexed:  # a pipe that is sought in is read to its end
             return
         late, begin = self.start + self.base, clock.begin_of(self.container)
         for seconds in (late - _SEEK_EARLIER, begin) if late - _SEEK_EARLIER > begin else ():
@@ -237,7 +240,7 @@ class Reader:
                 self.container.seek(place, stream=self.stream)
                 first = next(p for p in self.container.demux(self.stream) if p.is_keyframe or not p.size)
                 self.container.seek(place, stream=self.stream)
-            except av.error.FFmpegError:  # a pipe: read and drop up to there
+            except av.error.FFmpegError:  # read and drop up to there
                 return
             stamp = first.dts if first.pts is None else first.pts
             if stamp is not None and stamp * self.time_base <= late:
@@ -356,7 +359,7 @@ class Reader:
         end = self._ends.get(self.stream.index) if whole else next_pts
         length = end - frame.pts if end is not None and end > frame.pts else frame.duration or self._step
         if self.end is not None:
-            length = min(length, max(1, round(self.end / self.time_base) - frame.pts))
+            length = min(length, max(self._step, round(self.end / self.time_base) - frame.pts))
         frame.duration = length
         frame.pts -= round(self.shift / self.time_base)
         return frame
@@ -369,7 +372,7 @@ class Reader:
         # Of a file that was cut off, libavformat scales AVI's duration down, and passes over ASF's.
         length = stream.frames * self._step if name == "avi" else stream.duration
         if length:
-            return self.origin + length * self.time_base, True
+            return self.origin - self.delay + length * self.time_base, True
         whole = self.container.duration or (probe.asf_duration(self.source) if name == "asf" else 0)
         return (Fraction(whole, av.time_base) - self.base if whole else None), False
 
@@ -421,6 +424,8 @@ class Reader:
         return packet.dts is not None and packet.dts * packet.time_base >= limit
 
     def _why_nothing(self) -> str:
+        if self._last is not None and self.end is not None and self._last * self.time_base >= self.end - self._near:
+            return f"has no frame that begins in the {self._video.duration:g} s from {self._video.start:g} s on"
         if self._last is not None:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
         if probe.is_encrypted(self.source):

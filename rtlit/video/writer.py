@@ -71,8 +71,7 @@ class Writer:
         self._completion = header.completion_of(muxer)
         self._headed: header.Headed | None = None
         rate = rate_of(plan.name, muxer, reader.stream)
-        same = reader.container.format.name == muxer and not reader.shift
-        self._grid = Grid(rate, muxer, first, same) if rate else None
+        self._grid = Grid(rate, muxer, first, Fraction(0) if reader.shift else reader.delay) if rate else None
         if self._grid and self._grid.late:
             warn(f"{muxer} begins at 0: the first frame, of {float(self._grid.late):.2f} s, is shown from there on")
         try:
