@@ -287,3 +287,25 @@ def _poured(path: Path) -> int:
 def test_a_part_without_a_frame(tmp_path: Path, clips: Any) -> None:
     with pytest.raises(InputError, match="no frame that begins in the 0.03 s from 1.53 s on"):
         enhance(clips("between.mp4", *X264, inputs=SMALL), tmp_path / "out.mp4", start=1.53, duration=0.03)
+
+
+def test_a_join_with_fewer_b_frames(tmp_path: Path, clips: Any) -> None:
+    """What comes behind the jump begins when the last picture before it ends, not as early as it is decoded."""
+    plain = clips("plain.ts", *X264, "-bf", "0", inputs=SMALL)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(clips("b-frames.ts", *X264, inputs=SMALL).read_bytes() + plain.read_bytes())
+    report = enhance(joined, tmp_path / "out.mp4", preset="ultrafast")
+    assert len(frames(tmp_path / "out.mp4")) == 200 and steps(frames(tmp_path / "out.mp4")) == {FRAME}
+    assert [line.split(" at ")[0] for line in report.warnings] == ["timestamps jump once,"]
+
+
+def test_a_join_of_streams_with_other_numbers(tmp_path: Path, clips: Any) -> None:
+    """They go on as the same streams where the program is the same; else they are left out, and that is said."""
+    first = clips("numbered.ts", *X264, inputs=SMALL)
+    for options, count, said in (("-mpegts_start_pid", 200, False), ("-mpegts_pmt_start_pid", 100, True)):
+        second = make(tmp_path / "second.ts", "-i", first, "-c", "copy", options, "0x400", "-mpegts_start_pid", "0x300")
+        joined = tmp_path / "joined.ts"
+        joined.write_bytes(first.read_bytes() + second.read_bytes())
+        report = enhance(joined, tmp_path / "out.mp4", preset="ultrafast", overwrite=True)
+        assert report.frames == count
+        assert any("begin later in the input are left out" in line for line in report.warnings) == said

@@ -54,6 +54,7 @@ class Clock:
         self._own: dict[int, Fraction] = {}  # each stream's last offset,
         self._last: dict[int, Fraction] = {}  # the time of its last packet, and of the next
         self._due: dict[int, Fraction] = {}
+        self._shown = -base  # until when the video's packets so far are shown
         self._held: list[Packet[Stream]] = []
 
     def put(self, packet: Packet[Stream]) -> list[Packet[Stream]]:
@@ -84,6 +85,8 @@ class Clock:
             index = packet.stream_index
             self._own[index], self._last[index] = offset, time
             self._due[index] = time + (packet.duration or 0) * packet.time_base
+        if packet.stream is self._video and packet.pts is not None:
+            self._shown = max(self._shown, (packet.pts + (packet.duration or 0)) * packet.time_base)
         return packet
 
     def _fitting(self, packet: Packet[Stream]) -> Fraction | None:
@@ -113,7 +116,10 @@ class Clock:
         time = _time(packet)
         assert time is not None
         due = self._due.get(packet.stream_index, max(self._due.values()))
-        self.jumps.append(due + (0 if packet.pts is None else packet.pts * packet.time_base - time))
+        late = Fraction(0) if packet.pts is None else packet.pts * packet.time_base - time
+        if packet.stream is self._video:  # which may have had more B-frames before
+            due = max(due, self._shown - late)
+        self.jumps.append(due + late)
         return self._add(due - time, due)
 
     def _add(self, offset: Fraction, now: Fraction) -> Fraction:

@@ -38,7 +38,10 @@ _PICTURES = (".avif", ".heic", ".heif", ".jpg", ".jpeg", ".png", ".tif", ".tiff"
 # Errors of the system that leave nothing to ask.
 _SAY_ALL = (errno.ENOENT, errno.EACCES, errno.ENOSPC, errno.EFBIG, errno.EPIPE, errno.EIO)
 _listening, _listeners = threading.Lock(), 0
-_ONE_FILE = {"pattern_type": "none"}  # a picture named frame%d.png or a*.png is that one, not a series
+_OPTIONS = {
+    "pattern_type": "none",  # a picture named frame%d.png or a*.png is that one, not a series
+    "merge_pmt_versions": "1",  # a stream that goes on under another number is the same one
+}
 # Boxes of ISO/IEC 23001-7 (common encryption) and of PIFF's older uuid variant.
 _ENCRYPTION_BOXES = (b"encv", b"pssh", b"senc", bytes.fromhex("a2394f525a9b4f14a2446c427c648df4"))
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -101,7 +104,7 @@ def open_input(source: str | Path | BinaryIO, hwaccel: HWAccel | None = None) ->
     try:
         file = files.url_of(source) if isinstance(source, (str, Path)) else source
         with listening():
-            container = av.open(file, "r", container_options=_ONE_FILE, metadata_errors="replace", hwaccel=hwaccel)
+            container = av.open(file, "r", container_options=_OPTIONS, metadata_errors="replace", hwaccel=hwaccel)
         # PyAV asks for guesses at missing times of showing, which are wrong where AVI has B-frames.
         container.flags &= ~cast(int, Flags.gen_pts.value)
         return container

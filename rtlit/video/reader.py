@@ -284,6 +284,8 @@ class Reader:
             if not read:
                 raise InputError(f"{self.name}: can't be read: {probe.reason(error)}") from None
             self._broken = probe.reason(error)
+        except IndexError:  # PyAV's, at the end: it doesn't know those streams
+            self._warn("streams that begin later in the input are left out; make one file of each part to keep them")
         yield from self._counted(self._clock.rest())
         end: Packet[Stream] = av.Packet()
         end.stream, end.time_base = self.stream, self.time_base
