@@ -16,7 +16,7 @@ import pyvips
 
 from rtlit import files, image_extras as extras
 from rtlit.enhancer import Enhancer
-from rtlit.errors import InputError, OutputError
+from rtlit.errors import InputError, OutputError, UsageError
 from rtlit.reference import MIN_SIZE
 from rtlit.settings import Device
 
@@ -81,7 +81,8 @@ def enhance_image(
 
     Raises:
         InputError: not a picture, damaged, several pages, CMYK, floating point, smaller than 16×16.
-        OutputError: the target exists, is the source, can't be written, or no picture format has its suffix.
+        OutputError: the target exists, is the source or can't be written.
+        UsageError: no picture format has the target's suffix.
     """
     began = time.perf_counter()
     name, target_name = _name(source), _name(target)
@@ -91,12 +92,18 @@ def enhance_image(
     if extras.is_sequence(data):  # which libvips doesn't read
         raise InputError(f"{name}: is an animation; use enhance-video")
     image, warnings = _read(data, name)
+    if not str(image.get("vips-loader")).startswith(tuple(_SUFFIXES)):  # what else this libvips happens to read
+        raise InputError(f"{name}: is {extras.foreign(data) or 'no ' + extras.KNOWN}")
     _check(image, max(image.get_n_pages(), extras.frames(data)), name)
     suffix = _suffix(target, output_format, image)
+    if suffix not in _SUFFIXES.values():
+        known = " ".join(sorted({*_SUFFIXES.values(), *_ALIASES} - {".heif"}))
+        kind = f"a {suffix} file" if suffix else "a file without suffix"
+        raise UsageError(f"{target_name}: can't be saved as {kind}; use one of {known}")
     result = save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
     result = extras.with_color(result, data)
     if beside := extras.lost(data) + extras.color_lost(result, data):
-        warnings.append(f"lost with the picture's file, for nothing here writes it: {', '.join(beside)}")
+        warnings.append(f"lost, for nothing here can write it: {', '.join(beside)}")
     warnings += _losses(image, result, suffix)
     files.write(target, result, source)
     if on_warning is not None:
@@ -142,6 +149,8 @@ def _read(data: bytes, name: str) -> tuple[pyvips.Image, list[str]]:
     try:
         return pyvips.Image.new_from_buffer(data, "", fail_on="error").copy_memory(), [f"the file is damaged ({fault})"]
     except pyvips.Error as error:
+        if (other := extras.foreign(data)) is not None:
+            raise InputError(f"{name}: is {other}") from None
         raise InputError(f"{name}: not a whole picture of a known format ({_reason(error)})") from None
 
 

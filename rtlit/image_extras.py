@@ -28,10 +28,24 @@ _HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics of ITU-T H.273
 _NCLX = re.compile(rb"colrnclx..(..)", re.DOTALL)
 _SEQUENCES = (b"avis", b"msf1", b"hevs")  # brands of ISO/IEC 23008-12: a film rather than a picture
 _PREVIEWS = (0x010001, 0x010002)  # MPF's types of pictures that show the first one smaller (CIPA DC-007 5.2.3.3)
+KNOWN = "JPEG, PNG, WebP, TIFF, AVIF or GIF"
+# How files of other kinds begin, which people have under any suffix.
+_FOREIGN = {
+    rb"....ftyp(?:hei|hev|mif1|msf1)": "a HEIC picture, which can't be read here; convert it to JPEG or PNG",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "a JPEG XL picture; convert it to JPEG or PNG",
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51": "a JPEG 2000 picture; convert it to TIFF or PNG",
+    rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ": "a video; use enhance-video",
+    rb"%PDF": "a PDF; save its page as PNG",
+    rb"(?:\xef\xbb\xbf)?\s*(?:<[?!].*?>\s*)*<svg": "an SVG drawing; save it as PNG",
+    rb"BM": "a BMP picture; convert it to PNG",
+    rb"8BPS": "a Photoshop file; save it as TIFF or PNG",
+    rb"P[1-7f]\s|#\?RADIANCE|\x76\x2f\x31\x01|\0\0\x01\0": f"no {KNOWN}; convert it to PNG or TIFF",
+}
 # XMP namespaces of what is lost → the names in them that announce it.
 _ANNOUNCED = {
     "http://ns.adobe.com/hdr-gain-map/1.0/": r"\w+",
     "http://ns.apple.com/HDRGainMap/1.0/": r"\w+",
+    "http://ns.apple.com/pixeldatainfo/1.0/": r"\w+",
     "http://ns.google.com/photos/1.0/container/": r"\w+",
     "http://ns.google.com/photos/1.0/container/item/": r"\w+",
     "http://ns.google.com/photos/1.0/camera/": r"(?:MicroVideo|MotionPhoto)\w*",
@@ -52,6 +66,12 @@ def frames(data: bytes) -> int:
 def is_sequence(data: bytes) -> bool:
     """Whether it is an animated AVIF or HEIF."""
     return data[4:8] == b"ftyp" and data[8:12] in _SEQUENCES
+
+
+def foreign(data: bytes) -> str | None:
+    """What a file of another kind is, and what to do with it; None of one that isn't known."""
+    head = data[:4096]
+    return next((what for begin, what in _FOREIGN.items() if re.match(begin, head, re.DOTALL)), None)
 
 
 def lost(data: bytes) -> list[str]:

@@ -167,7 +167,8 @@ class TestBatches:
     def test_results_of_the_same_name(self, still: bytes) -> None:
         self.put(still, "x/a.jpg", "y/a.jpg")
         result = rtlit("enhance-image", "x/a.jpg", "y/a.jpg", "--output-dir", "out", "-q", "--threads", 1)
-        assert (result.exit_code, result.stderr) == (1, "rtlit: y/a.jpg: the result of x/a.jpg has the same name\n")
+        message = "rtlit: y/a.jpg: the result of x/a.jpg has the same name; give it one with -o\n"
+        assert (result.exit_code, result.stderr) == (1, message)
 
     @pytest.mark.parametrize(
         ("args", "code", "message"),

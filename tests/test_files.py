@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import sys
@@ -14,6 +15,7 @@ import pyvips
 from click.testing import CliRunner, Result
 
 from rtlit.commands import main
+from rtlit.commands.batch import json_line
 from rtlit.errors import OutputError
 from rtlit.files import fitting, write
 from tests import outside
@@ -64,12 +66,15 @@ def test_longest_names(clip: bytes) -> None:
     Path("in.mp4").write_bytes(clip)
     assert rtlit("enhance-video", *QUICK, "in.mp4", "-o", name).exit_code == 0
     assert whole(Path(name))
-    result = rtlit("enhance-video", *QUICK, name)
-    assert result.exit_code == 1 and "too long for a file; give a shorter one (-o)" in result.stderr
+    assert rtlit("enhance-video", *QUICK, name).exit_code == 0  # its own name is cut to make room for the mark
+    cut = "n" * 242 + ".enhanced.mp4"
+    assert whole(Path(cut))
+    result = rtlit("enhance-video", *QUICK, "in.mp4", "-o", "n" * 256)
+    assert result.exit_code == 1 and "too long" in result.stderr
     picture = "é" * 125 + ".png"
     pyvips.Image.black(32, 32).write_to_file("in.png")
     assert rtlit("enhance-image", "-q", "--threads", 1, "in.png", "-o", picture).exit_code == 0
-    assert sorted(os.listdir()) == sorted(["in.mp4", "in.png", name, picture])
+    assert sorted(os.listdir()) == sorted(["in.mp4", "in.png", name, cut, picture])
 
 
 def test_cut_names_are_whole_characters() -> None:
@@ -187,3 +192,64 @@ def test_folders_take_what_holds_a_video_and_count_the_rest(clip: bytes) -> None
     assert "clips: 3 files passed over, no videos (.jpg, .m3u8, .txt)\n" in result.stderr
     assert sorted(os.listdir("out")) == [f"{name}.enhanced.mkv" for name in ("a", "b", "c", "nosuffix")]
     assert np.all([len(outside.frames(path.absolute())) > 1 for path in Path("out").iterdir()])
+
+
+@pytest.mark.parametrize("command", ["enhance-video", "enhance-image"])
+def test_urls_are_no_targets_and_links_to_nothing_are_told(command: str, clip: bytes) -> None:
+    Path("in.mp4").write_bytes(clip)
+    Path("gone.mp4").symlink_to("nowhere.mp4")
+    for option in ("-o", "--output-dir"):
+        result = rtlit(command, "in.mp4", option, "http://host/out.mp4")
+        assert (result.exit_code, result.stderr) == (
+            2,
+            f"rtlit: {option} http://host/out.mp4 is a URL; results are written to files: name one, and upload it\n",
+        )
+    result = rtlit(command, "gone.mp4")
+    assert (result.exit_code, result.stderr) == (1, "rtlit: gone.mp4: is a link to nowhere.mp4, which isn't there\n")
+    assert sorted(os.listdir()) == ["gone.mp4", "in.mp4"]
+
+
+def test_names_that_are_no_utf8_in_json() -> None:
+    name = os.fsdecode(b"no\xff.png")
+    text = json_line({"input": name, "umlaut": "ü"})
+    assert text.encode("utf-8") == b'{"input": "no\\udcff.png", "umlaut": "\xc3\xbc"}'  # what a strict stdout takes
+    assert json.loads(text)["input"] == name
+
+
+def test_a_name_of_two_lines_is_told_on_one() -> None:
+    pyvips.Image.black(32, 32).write_to_file("in.png")
+    os.rename("in.png", "a\nb.png")
+    result = rtlit("enhance-image", "--threads", 1, "a\nb.png")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("a b.png → a b.enhanced.png: ") and result.stderr.count("\n") == 1
+
+
+def test_an_avi_in_a_pipe_has_no_length_and_says_so(clip: bytes) -> None:
+    Path("in.mp4").write_bytes(clip)
+    os.mkfifo("pipe.avi")
+    reader = threading.Thread(target=lambda: Path("pipe.avi").read_bytes(), daemon=True)
+    reader.start()
+    result = rtlit("enhance-video", "--threads", 1, "in.mp4", "-o", "pipe.avi")
+    reader.join(20)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("in.mp4: warning: this AVI gets neither an index nor its length, for a pipe can't")
+    assert "warning" not in rtlit("enhance-video", "--threads", 1, "in.mp4", "-o", "file.avi").stderr
+
+
+@pytest.mark.parametrize("form", ["mkv", ".MKV", "matroska"])
+def test_formats_by_any_of_their_names(form: str, clip: bytes) -> None:
+    Path("in.mp4").write_bytes(clip)
+    assert rtlit("enhance-video", *QUICK, "in.mp4", "--format", form).exit_code == 0
+    assert Path("in.enhanced.mkv").read_bytes().startswith(b"\x1a\x45\xdf\xa3")
+    pyvips.Image.black(32, 32).write_to_file("p.png")
+    assert rtlit("enhance-image", "-q", "--threads", 1, "p.png", "--format", ".JPG").exit_code == 0
+    assert Path("p.enhanced.jpg").read_bytes().startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize("form", ["image2", "hls", "null", "nonsense"])
+def test_formats_that_cannot_be_written(form: str, clip: bytes) -> None:
+    Path("in.mp4").write_bytes(clip)
+    result = rtlit("enhance-video", *QUICK, "in.mp4", "--format", form)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"rtlit: --format {form}: can't write such a file; use one of mp4 m4v mov ")
+    assert os.listdir() == ["in.mp4"]

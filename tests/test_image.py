@@ -215,11 +215,11 @@ def test_targets_that_cannot_be(vips: pyvips.Image, tmp_path: Path) -> None:
         ("there.png", "exists; choose another name or allow overwriting"),
         ("there.png/out.png", "there is no directory"),
         ("no/out.png", "there is no directory"),
-        ("out.xyz", "can't be saved as .xyz"),
-        ("out", "can't be saved as a file without suffix"),
+        ("out.xyz", "can't be saved as a .xyz file; use one of .avif .gif .jfif .jpe .jpeg .jpg .png .tif .tiff .webp"),
+        ("out", "can't be saved as a file without suffix; use one of"),
         (".", "is a directory"),
     ]:
-        with pytest.raises(OutputError) as error:
+        with pytest.raises((OutputError, UsageError)) as error:
             enhance_image(source, tmp_path / target, threads=1)
         assert message in str(error.value) and "\n" not in str(error.value)
     assert (tmp_path / "there.png").read_bytes() == b"mine"
@@ -243,3 +243,28 @@ def test_settings_are_checked(vips: pyvips.Image, tmp_path: Path) -> None:
     vips.write_to_file(str(tmp_path / "in.png"))
     with pytest.raises(UsageError, match=r"^strength must be between 0 and 2, not 3$"):
         enhance_image(tmp_path / "in.png", tmp_path / "out.png", strength=3)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"<?xml version='1.0'?>\n<!-- by hand -->\n<svg xmlns='http://www.w3.org/2000/svg' width='20'/>",
+         "is an SVG drawing; save it as PNG"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heic",
+         "is a HEIC picture, which can't be read here; convert it to JPEG or PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL picture; convert it to JPEG or PNG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "is a JPEG 2000 picture; convert it to TIFF or PNG"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0", "is a video; use enhance-video"),
+        (b"\x1a\x45\xdf\xa3\x01\0", "is a video; use enhance-video"),
+        (b"%PDF-1.7\n", "is a PDF; save its page as PNG"),
+        (b"BM\x36\0\0\0", "is a BMP picture; convert it to PNG"),
+        (b"P6\n2 2\n255\n", "is no JPEG, PNG, WebP, TIFF, AVIF or GIF; convert it to PNG or TIFF"),
+    ],
+)  # fmt: skip
+def test_files_of_another_kind_are_named(data: bytes, what: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.png"
+    source.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        enhance_image(source, tmp_path / "out.png", threads=1)
+    assert str(error.value) == f"{source}: {what}"
+    assert not (tmp_path / "out.png").exists()

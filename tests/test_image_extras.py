@@ -78,7 +78,7 @@ BESIDE = {
 def test_what_is_beside_is_said_and_not_announced(name: str, tmp_path: Path) -> None:
     data, what = BESIDE[name]
     result, warnings = enhanced(tmp_path, data)
-    assert warnings == [f"lost with the picture's file, for nothing here writes it: {what}"]
+    assert warnings == [f"lost, for nothing here can write it: {what}"]
     marks = (b"hdrgm", b"Container", b"MotionPhoto", b"MicroVideo", b"GDepth", b"21496", b"MPF\0", b"ftyp")
     assert [mark for mark in marks if mark in result] == []
     if b"Rating" in data:

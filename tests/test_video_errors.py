@@ -341,3 +341,18 @@ def test_location_stays_beside_a_cover(tmp_path: Path) -> None:
     tags = outside.ffmpeg("-i", tmp_path / "out.mp4", "-f", "ffmetadata", "-").decode()
     assert "location=+48.8577+002.2950/" in tags
     assert len(outside.frames(tmp_path / "out.mp4", "v:1")) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"preset": "nope"}, "libx264 doesn't start with crf=18 preset=nope"),
+        ({"options": (("crf", "abc"),)}, "crf=abc .Error setting option crf to value abc"),  # FFmpeg's own sentence
+        ({"codec": "ffv1", "crf": 3}, "--crf: ffv1 has no constant quality"),
+    ],
+)
+def test_settings_that_the_encoder_refuses(asked: dict[str, Any], words: str, tmp_path: Path) -> None:
+    source = make_clip(tmp_path / "in.mkv", range(3))
+    with pytest.raises(UsageError, match=words):
+        enhance(source, tmp_path / "out.mkv", **asked)
+    assert os.listdir(tmp_path) == ["in.mkv"]

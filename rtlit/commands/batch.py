@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import json
+import os
+import re
 import signal
 import sys
 import traceback
@@ -34,13 +36,13 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What messages call the input."""
-        return "standard input" if self.source == PIPE else self.source
+        """What messages call the input, on one line."""
+        return "standard input" if self.source == PIPE else " ".join(self.source.splitlines())
 
     @property
     def target_name(self) -> str:
-        """What messages call the result."""
-        return "standard output" if self.target == PIPE else self.target
+        """What messages call the result, on one line."""
+        return "standard output" if self.target == PIPE else " ".join(self.target.splitlines())
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,18 @@ class Talk:
     def report(self, values: dict[str, Any]) -> None:
         """A line of the JSON report."""
         if self.as_json:
-            click.echo(json.dumps(values, ensure_ascii=False), err=self.json_to_stderr)
+            click.echo(json_line(values), err=self.json_to_stderr)
+
+
+def json_line(values: dict[str, Any]) -> str:
+    """One line; names as they are, bytes in them that are no UTF-8 as JSON's \\udc80 … \\udcff."""
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def plan(
     inputs: Sequence[str],
     output: str | None,
-    output_dir: Path | None,
+    output_dir: str | None,
     recursive: bool,
     kind: Kind,
     suffix_of: Callable[[Path], str],
@@ -128,6 +135,9 @@ def plan(
     if output is not None and (len(inputs) > 1 or len(found) > 1):
         count = max(len(found), len(inputs))
         raise UsageError(f"-o takes the result of a single input, not of {count}; use --output-dir")
+    for option, value in (("-o", output), ("--output-dir", output_dir)):
+        if value is not None and re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
+            raise UsageError(f"{option} {value} is a URL; results are written to files: name one, and upload it")
     if output is not None and output != PIPE and Path(output).is_dir():
         raise UsageError(f"-o {output} is a folder; use --output-dir {output}")
     jobs, clashes = _without_clashes(
@@ -153,6 +163,8 @@ def expand(
         InputError: there are none.
     """
     path = Path(text)
+    if text.startswith("file://"):
+        raise InputError(f"{text}: is a URL; write it as a path")
     if text != PIPE and "://" in text and not path.exists():
         raise InputError(f"{text}: is a URL; download it first, and name the file")
     if text == PIPE or path.is_file():
@@ -162,7 +174,8 @@ def expand(
         taken = [p for p in inside if p.suffix.lower() in kind.suffixes or kind.probe(p)]
         if len(taken) < len(inside):
             others = [p for p in inside if p not in set(taken)]
-            suffixes = ", ".join(sorted({p.suffix.lower() or "no suffix" for p in others})[:_SUFFIXES_NAMED])
+            kinds = sorted({p.suffix.lower() or "no suffix" for p in others})
+            suffixes = ", ".join([*kinds[:_SUFFIXES_NAMED], *(["…"] if len(kinds) > _SUFFIXES_NAMED else [])])
             count = f"{len(others)} files" if len(others) > 1 else "1 file"
             note(f"{text}: {count} passed over, no {kind.name} ({suffixes})")
         if not taken:
@@ -176,6 +189,8 @@ def expand(
         if not matches:
             raise InputError(f"{text}: no file matches")
         yield from ((str(p), Path()) for p in matches)
+    elif path.is_symlink():
+        raise InputError(f"{text}: is a link to {os.readlink(path)}, which isn't there")
     else:
         raise InputError(f"{text}: no such file or folder")
 
@@ -185,12 +200,12 @@ def _wanted(path: Path, to: str) -> bool:
     return path.is_file() and not path.name.startswith(".") and not (to == "enhance" and path.stem.endswith(MARK))
 
 
-def _default_target(source: str, below: Path, output_dir: Path | None, suffix_of: Callable[[Path], str]) -> str:
+def _default_target(source: str, below: Path, output_dir: str | None, suffix_of: Callable[[Path], str]) -> str:
     if source == PIPE:
         return PIPE
     path = Path(source)
-    folder = path.parent if output_dir is None else output_dir / below
-    return str(folder / f"{path.stem}{MARK}{suffix_of(path)}")
+    folder = path.parent if output_dir is None else Path(output_dir, below)
+    return str(folder / files.fitting(path.stem, f"{MARK}{suffix_of(path)}"))
 
 
 def _without_clashes(jobs: list[Job]) -> tuple[list[Job], list[tuple[str, RtlitError]]]:
@@ -200,7 +215,8 @@ def _without_clashes(jobs: list[Job]) -> tuple[list[Job], list[tuple[str, RtlitE
     for job in jobs:
         if job.target in owner and job.target != PIPE:
             other = owner[job.target].source
-            errors.append((job.source, OutputError(f"{job.source}: the result of {other} has the same name")))
+            what = f"{job.source}: the result of {other} has the same name; give it one with -o"
+            errors.append((job.source, OutputError(what)))
         else:
             owner[job.target] = job
     return list(owner.values()), errors
@@ -225,7 +241,7 @@ def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], N
         for job in batch.jobs:
             try:
                 if not overwrite and not batch.explicit and job.target != PIPE and Path(job.target).is_file():
-                    talk.say(f"{job.name}: {job.target} exists, skipped")
+                    talk.say(f"{job.name}: {job.target_name} exists, skipped")
                     talk.report({"input": job.source, "output": job.target, "skipped": True})
                     continue
                 with _folder_of(job.target):

@@ -38,7 +38,7 @@ PICTURES = Kind("pictures", SUFFIXES)
 def enhance_image(
     inputs: tuple[str, ...],
     output: str | None,
-    output_dir: Path | None,
+    output_dir: str | None,
     recursive: bool,
     overwrite: bool,
     as_json: bool,
@@ -51,7 +51,7 @@ def enhance_image(
     INPUT is a file, a folder, a glob in quotes, or - for standard input. Results are named INPUT.enhanced.SUFFIX;
     those of folders and of several inputs that exist are skipped.
     """
-    form = options["output_format"]
+    form = (options["output_format"] or "").lower().removeprefix(".")
 
     def suffix_of(path: Path) -> str:
         return f".{form}" if form else path.suffix if path.suffix.lower() in SUFFIXES else ".png"

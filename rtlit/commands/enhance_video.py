@@ -103,7 +103,7 @@ _SUFFIX_OF = {"matroska": ".mkv", "yuv4mpegpipe": ".y4m", "mpegts": ".ts"}
 def enhance_video(
     inputs: tuple[str, ...],
     output: str | None,
-    output_dir: Path | None,
+    output_dir: str | None,
     recursive: bool,
     overwrite: bool,
     strength: float,
@@ -129,7 +129,7 @@ def enhance_video(
     from rtlit.video.settings import VideoSettings
 
     kind = Kind("videos", SUFFIXES, probe.holds_video)
-    form = video["output_format"]
+    form = (video["output_format"] or "").lower().removeprefix(".")
     suffix = _SUFFIX_OF.get(form, f".{form}") if form else None
     batch = plan(inputs, output, output_dir, recursive, kind, lambda path: suffix or output_suffix(path))
     to_stdout = any(job.target == PIPE for job in batch.jobs)

@@ -129,7 +129,7 @@ output_options = together(
     ),
     click.option(
         "--output-dir",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(file_okay=False),
         metavar="FOLDER",
         help="Folder for results; made if missing.",
     ),

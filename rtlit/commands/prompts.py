@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rtlit.commands import describe
-from rtlit.commands.batch import PIPE, expand
+from rtlit.commands.batch import PIPE, expand, json_line
 from rtlit.commands.enhance_image import PICTURES
 from rtlit.commands.options import CLIPS, FILE, device_option, examples, report_options, threads_option, words
 from rtlit.commands.train import require_extra
@@ -175,8 +174,8 @@ def _print(name: str, result: float | RtlitError, as_json: bool) -> None:
         message, _ = describe(result)
         click.echo(message, err=True)
         if as_json:
-            click.echo(json.dumps({"input": name, "error": message.removeprefix("rtlit: ")}, ensure_ascii=False))
+            click.echo(json_line({"input": name, "error": message.removeprefix("rtlit: ")}))
     elif as_json:
-        click.echo(json.dumps({"input": name, "p_backlit": round(result, 6)}, ensure_ascii=False))
+        click.echo(json_line({"input": name, "p_backlit": round(result, 6)}))
     else:
         click.echo(f"{result:.4f}  {name}")

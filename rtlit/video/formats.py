@@ -57,7 +57,7 @@ _ALPHA_ENCODERS = {
 _LOSSLESS_ENCODERS = {"mov": ("qtrle", "png"), "matroska": ("ffv1",), "avi": ("ffv1", "utvideo"), "nut": ("ffv1",)}
 
 # Near-transparent and quick enough for a laptop; docs/decisions.md has the measurements.
-_DEFAULTS: dict[str, dict[str, str]] = {
+DEFAULTS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "18", "preset": "veryfast"},
     "libx265": {"crf": "18", "preset": "superfast", "x265-params": "log-level=none"},
     "libsvtav1": {"crf": "24", "preset": "8"},
@@ -75,7 +75,10 @@ _DNXHD_MEGABITS = (
     36, 42, 45, 60, 63, 75, 80, 84, 90, 100, 110, 115, 120, 145, 175, 180, 185, 220, 240, 290, 350, 365, 390, 440, 730,
     880,
 )  # fmt: skip
+_HARDWARE = ("_qsv", "_vaapi", "_videotoolbox")
 _QUALITY_OPTIONS = {"crf", "qp", "cq", "cqp", "b", "q", "qscale", "global_quality", "qmin", "qmax", "lossless"}
+
+
 @dataclass(frozen=True)
 class EncoderPlan:
     """What the frames are encoded with.
@@ -115,14 +118,16 @@ def muxer_for(target: Path | None, video: VideoSettings, source_format: str) -> 
     import av
 
     if video.output_format is not None:
-        name = {"mkv": "matroska", "y4m": "yuv4mpegpipe", "ts": "mpegts"}.get(video.output_format, video.output_format)
+        asked = video.output_format.lower().removeprefix(".")
+        name = _MUXERS.get(f".{asked}", asked)
         try:
             form = av.ContainerFormat(name, "w")
             if form.is_output and not form.no_file:  # others write files of names they choose
                 return name
         except ValueError:
             pass
-        raise UsageError(f"there is no output format {video.output_format!r}; try mp4, mov, matroska, webm or y4m")
+        known = " ".join(suffix.removeprefix(".") for suffix in _MUXERS)
+        raise UsageError(f"--format {video.output_format}: can't write such a file; use one of {known}")
     if target is None:
         return "yuv4mpegpipe" if source_format == "yuv4mpegpipe" else "matroska"
     try:
@@ -281,9 +286,11 @@ def _options(encoder: str, video: VideoSettings, preset: dict[str, str]) -> dict
 
     names = av.CodecContext.create(encoder, "w").supported_options
     known = {option.name for option in (*names.generic, *names.private)}
-    options = {**_DEFAULTS.get(encoder, {}), **preset}
+    options = {**DEFAULTS.get(encoder, {}), **preset}
     if video.crf is not None:
-        key = next((name for name in ("crf", "cq", "global_quality") if name in known), "")
+        # All encoders know global_quality; those of hardware alone heed it without a flag.
+        keys = ("crf", "cq", *(["global_quality"] if encoder.endswith(_HARDWARE) else []))
+        key = next((name for name in keys if name in known), "")
         if not key or "qmin" in options:
             raise UsageError(f"--crf: {encoder} has no constant quality; use its own options, as -e qmax=4")
         options[key] = f"{video.crf:g}"

@@ -15,7 +15,7 @@ from rtlit.errors import OutputError, UsageError
 from rtlit.video import probe
 from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert
 from rtlit.video.encoder import add_video
-from rtlit.video.formats import EncoderPlan, nothing_fits, plans
+from rtlit.video.formats import DEFAULTS, EncoderPlan, nothing_fits, plans
 from rtlit.video.pixels import has_alpha, opaque_format
 from rtlit.video.settings import VideoSettings
 from rtlit.video.writer import in_time
@@ -58,11 +58,26 @@ def choose_plan(
             return _tried(plan, reader, first, size, muxer)
         except (av.error.FFmpegError, OSError, ValueError, OutputError, UsageError) as error:
             refused.append(error)
+            if isinstance(error, UsageError) and _starts_without_settings(plan, video, reader, first, size, muxer):
+                raise
     if refused and isinstance(refused[0], UsageError):
         raise refused[0]
     if refused and video.codec is not None:
         raise OutputError(f"--codec {video.codec}: {muxer} can't hold it ({probe.reason(refused[0])}); try .mkv")
     raise nothing_fits(context.name, stored, size, muxer)
+
+
+def _starts_without_settings(
+    plan: EncoderPlan, video: VideoSettings, reader: Reader, first: av.VideoFrame, size: tuple[int, int], muxer: str
+) -> bool:
+    """Whether what is asked of an encoder is what keeps it from starting: another one isn't what was asked for."""
+    if video.crf is None and video.preset is None and not video.options:
+        return False
+    try:
+        _round_trip(replace(plan, options=dict(DEFAULTS.get(plan.name, {}))), reader, first, size, muxer)
+    except (av.error.FFmpegError, OSError, ValueError, OutputError, UsageError):
+        return False
+    return True
 
 
 def _tried(plan: EncoderPlan, reader: Reader, first: av.VideoFrame, size: tuple[int, int], muxer: str) -> EncoderPlan:
@@ -113,7 +128,8 @@ def _round_trip(
     with av.open(file, "w", format=muxer, container_options=options) as output:
         video = add_video(output, reader, first, plan, size, lambda line: None)
         try:
-            video.codec_context.open()
+            with probe.listening():
+                video.codec_context.open()
         except (av.error.FFmpegError, ValueError) as error:
             given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
             raise UsageError(

@@ -147,6 +147,8 @@ class Writer:
         stream = self._output.stream
         if stream is None:
             return files.url_of(self._output.part or "")
+        if self._muxer == "avi" and not getattr(stream, "seekable", lambda: False)():
+            self._warn("this AVI gets neither an index nor its length, for a pipe can't be gone back in")
         if self._completion is not None:
             self._headed = header.Headed(stream, self._completion)
         return self._headed or stream
