@@ -72,7 +72,7 @@ def _picture(case: Case) -> Verdict:
     before, after = case.before, case.after
     old, new = before.pixels[case.expected], after.pixels
     if len(old) != len(new):
-        return Verdict("WRONG", f"{len(new)} frames for {len(old)}")
+        return case.changed("are repeated", f"{len(old)} frames", f"{len(new)}")
     if before.size != after.size:
         return case.changed("size|border", before.size, after.size)
     solid = old[..., 3:] > 128
@@ -236,8 +236,8 @@ def _sound(case: Case) -> Verdict:
         # Of copied packets: some containers say how much of the decoded sound to leave out, others don't.
         begins = [(each.packets if same else each.blocks)[0].at for each in (old, new)]
         gaps = [seen.times[0] - at for seen, at in zip((case.before, case.after), begins, strict=True)]
-        if abs(gaps[0] - gaps[1]) > (case.tick if same else _SOUND_FRAME):
-            return Verdict("WRONG", f"sound {index} of {new.codec} moved by {float(gaps[1] - gaps[0]):.3f} s")
+        if abs(gaps[0] - gaps[1]) > (case.tick if same else max(case.tick, _SOUND_FRAME)):
+            return case.changed("begins at 0", f"sound {index} of {new.codec}", f"{float(gaps[1] - gaps[0]):.3f} s off")
         if not same:
             return case.changed("audio stream", old.codec, new.codec)
     return Verdict("kept")

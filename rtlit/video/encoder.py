@@ -39,6 +39,8 @@ _ASPECT_IN_STREAM = (
     "libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video", "mpeg1video", "h263", "dvvideo", "mjpeg",
     "png",
 )  # fmt: skip
+# DV's stream says 4:3 or 16:9, of 720 or 704 pixels, with 625 or 525 lines.
+_DV_ASPECTS = tuple(map(Fraction, ("16/15", "64/45", "8/9", "32/27", "12/11", "16/11", "10/11", "40/33")))
 _AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}  # AV1 specification 6.4.2, chroma_sample_position
 
 
@@ -149,7 +151,8 @@ def _carry_hdr(
 
 def _warn_of_limits(video: VideoStream, encoder: str, muxer: str, turned: bool, warn: Callable[[str], None]) -> None:
     aspect, matroska = video.codec_context.sample_aspect_ratio, muxer in ("matroska", "webm")
-    if aspect not in (None, 0, 1) and muxer not in _ASPECT_IN_HEADER and encoder not in _ASPECT_IN_STREAM:
+    in_stream = encoder in _ASPECT_IN_STREAM and (encoder != "dvvideo" or aspect in _DV_ASPECTS)
+    if aspect not in (None, 0, 1) and muxer not in _ASPECT_IN_HEADER and not in_stream:
         warn(f"the pixel aspect ratio {aspect} is lost: {encoder} in {muxer} can't carry it")
     if turned and not matroska and muxer not in MP4_FAMILY:
         warn(f"the rotation is lost: {muxer} can't carry it; players will show the video turned")
