@@ -32,7 +32,7 @@ def test_what_players_could_not_name_is_not_written(tmp_path: Path, codec: str, 
 
 
 @pytest.mark.parametrize(
-    ("target", "codec"), [(".mov", "mov_text"), (".3gp", "mov_text"), (".webm", "webvtt"), (".nut", "ass")]
+    ("target", "codec"), [(".mov", "mov_text"), (".3gp", "mov_text"), (".webm", "webvtt")]
 )
 def test_counterparts(tmp_path: Path, target: str, codec: str) -> None:
     text, parts = [(0.1, 0.3, "one")], [(0, 0.4, "a")]

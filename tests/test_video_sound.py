@@ -93,7 +93,7 @@ COPIED = {
     (".avi", "adpcm_ms"): ".mkv .avi .nut",
     (".wmv", "wmav2"): ".mkv .avi",
     (".mkv", "ac3"): ".mp4 .mov .mkv .avi .ts .m2ts .mpg .nut",
-    (".mkv", "truehd"): ".mkv .ts .m2ts",
+    (".mkv", "truehd"): ".mkv .ts",
     (".mkv", "wavpack"): ".mkv .nut",
 }
 NAMES = {"libvorbis": "vorbis", "libopus": "opus"}
