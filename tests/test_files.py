@@ -279,3 +279,18 @@ def test_an_animated_webp_that_comes_through_a_pipe(clip: bytes) -> None:
     assert result.exit_code == 1
     assert "is a WebP that FFmpeg can't read, an animation or damaged; convert it to GIF or APNG" in result.stderr
     assert os.listdir() == ["pipe.webp"]
+
+
+def test_names_of_any_bytes_and_length_in_what_is_saved(tmp_path: Path) -> None:
+    pyvips.Image.gaussnoise(64, 48, mean=90).cast("uchar").write_to_file("in.png")
+    names = [b"no\xff.png", b"n" * 251 + b".png", "é".encode() * 125 + b"b.png"]
+    os.mkdir("photos")
+    for name in names:
+        os.link(b"in.png", b"photos/" + name)
+    words = ("--threads", "1")
+    result = rtlit("evaluate", "photos", "--save", "saved", "--sheet", "sheet.html", *words)
+    assert result.exit_code == 0
+    assert sorted(os.listdir(b"saved")) == sorted(names)
+    assert "no?" in Path("sheet.html").read_text("utf-8")
+    assert rtlit("train", "simulate", "photos", "-o", "dim", "--size", "64", *words).exit_code == 0
+    assert len(os.listdir("dim")) == 3 and max(len(name) for name in os.listdir(b"dim")) <= 255
