@@ -102,7 +102,7 @@ def enhance_image(
         raise UsageError(f"{target_name}: can't be saved as {kind}; use one of {known}")
     result = save(_enhance(image, enhancer), suffix, _is_lossless_webp(data), target_name)
     result = extras.with_color(result, data)
-    if beside := extras.lost(data) + extras.color_lost(result, data):
+    if beside := extras.lost(data) + extras.color_lost(result, data) + extras.tags_lost(result, data):
         warnings.append(f"lost, for nothing here can write it: {', '.join(beside)}")
     warnings += _losses(image, result, suffix)
     files.write(target, result, source)

@@ -207,7 +207,7 @@ def test_visit_sees_what_was_scored(folders: tuple[Path, Path]) -> None:
 
 def test_saving_into_a_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OutputError, match="taken.*another --save"):
+    with pytest.raises(OutputError, match="taken: can.t make the folder .*; choose another"):
         save_picture(noise(0), tmp_path / "taken", "name")
 
 

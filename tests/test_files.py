@@ -253,3 +253,44 @@ def test_formats_that_cannot_be_written(form: str, clip: bytes) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith(f"rtlit: --format {form}: can't write such a file; use one of mp4 m4v mov ")
     assert os.listdir() == ["in.mp4"]
+
+
+@pytest.mark.parametrize("command", ["enhance-video", "enhance-image"])
+def test_empty_names_are_not_this_folder(command: str, clip: bytes) -> None:
+    Path("in.mp4").write_bytes(clip)
+    for args in ([""], ["in.mp4", "-o", ""], ["in.mp4", "--output-dir", ""]):
+        result = rtlit(command, *args)
+        assert (result.exit_code, result.stderr) == (
+            2, "rtlit: a name is empty; name a file or a folder (. is this one)\n",
+        )  # fmt: skip
+    result = rtlit(command, "in.mp4", "-o", "new/")
+    assert (result.exit_code, result.stderr) == (2, "rtlit: -o new/ is a folder; use --output-dir new/\n")
+    assert os.listdir() == ["in.mp4"]
+
+
+def test_an_animated_webp_that_comes_through_a_pipe(clip: bytes) -> None:
+    still = pyvips.Image.black(32, 32, bands=3).copy(interpretation="srgb")
+    pages = pyvips.Image.arrayjoin([still, still.invert()], across=1)
+    pages.set_type(pyvips.GValue.gint_type, "page-height", 32)
+    data = pages.write_to_buffer(".webp")
+    os.mkfifo("pipe.webp")
+    threading.Thread(target=lambda: Path("pipe.webp").write_bytes(data), daemon=True).start()
+    result = rtlit("enhance-video", *QUICK, "pipe.webp", "-o", "out.mkv")
+    assert result.exit_code == 1
+    assert "is a WebP that FFmpeg can't read, an animation or damaged; convert it to GIF or APNG" in result.stderr
+    assert os.listdir() == ["pipe.webp"]
+
+
+def test_names_of_any_bytes_and_length_in_what_is_saved(tmp_path: Path) -> None:
+    pyvips.Image.gaussnoise(64, 48, mean=90).cast("uchar").write_to_file("in.png")
+    names = [b"no\xff.png", b"n" * 251 + b".png", "é".encode() * 125 + b"b.png"]
+    os.mkdir("photos")
+    for name in names:
+        os.link(b"in.png", b"photos/" + name)
+    words = ("--threads", "1")
+    result = rtlit("evaluate", "photos", "--save", "saved", "--sheet", "sheet.html", *words)
+    assert result.exit_code == 0
+    assert sorted(os.listdir(b"saved")) == sorted(names)
+    assert "no?" in Path("sheet.html").read_text("utf-8")
+    assert rtlit("train", "simulate", "photos", "-o", "dim", "--size", "64", *words).exit_code == 0
+    assert len(os.listdir("dim")) == 3 and max(len(name) for name in os.listdir(b"dim")) <= 255

@@ -127,3 +127,21 @@ def test_colour_chunks_of_a_png_stay(tmp_path: Path) -> None:
     (tmp_path / "t.png").write_bytes(tagged)
     report = enhance_image(tmp_path / "t.png", tmp_path / "t.jpg", threads=1)
     assert any("the HDR colour tag (PQ)" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_tags_of_a_tiff_that_are_lost_are_said(order: str, suffix: str, tmp_path: Path) -> None:
+    pixels = bytes(range(256)) * 3
+    # Tag, type (2 ASCII, 3 SHORT, 4 LONG), count, value: a grey 32×24 picture, by the TIFF 6.0 specification.
+    entries = [(256, 3, 1, 32), (257, 3, 1, 24), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8),
+               (277, 3, 1, 1), (278, 3, 1, 24), (279, 4, 1, 768), (315, 2, 3, b"Me\0\0"),
+               (33432, 2, 3, b"No\0\0")]  # fmt: skip
+    data = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(pixels)) + pixels
+    data += struct.pack(f"{order}H", len(entries))
+    for tag, kind, count, value in entries:
+        packed = value if isinstance(value, bytes) else struct.pack(f"{order}{'HI'[kind - 3]}", value).ljust(4, b"\0")
+        data += struct.pack(f"{order}HHI", tag, kind, count) + packed
+    (tmp_path / "in.tif").write_bytes(data + bytes(4))
+    report = enhance_image(tmp_path / "in.tif", tmp_path / f"out{suffix}", threads=1)
+    assert report.warnings == ["lost, for nothing here can write it: the artist, the copyright"]

@@ -135,10 +135,12 @@ def plan(
     if output is not None and (len(inputs) > 1 or len(found) > 1):
         count = max(len(found), len(inputs))
         raise UsageError(f"-o takes the result of a single input, not of {count}; use --output-dir")
+    if "" in (*inputs, output, output_dir):  # which the system takes for the current folder
+        raise UsageError("a name is empty; name a file or a folder (. is this one)")
     for option, value in (("-o", output), ("--output-dir", output_dir)):
         if value is not None and re.match(r"[a-z][a-z0-9+.-]+://", value, re.IGNORECASE):
             raise UsageError(f"{option} {value} is a URL; results are written to files: name one, and upload it")
-    if output is not None and output != PIPE and Path(output).is_dir():
+    if output is not None and output != PIPE and (output.endswith(os.sep) or Path(output).is_dir()):
         raise UsageError(f"-o {output} is a folder; use --output-dir {output}")
     jobs, clashes = _without_clashes(
         [

@@ -6,7 +6,7 @@ side (Lanczos, never enlarged), enhanced at that size, rounded to 8 bits and com
 
 from __future__ import annotations
 
-import os
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from rtlit import files
 from rtlit.errors import InputError, OutputError, RtlitError
 from rtlit.training.metrics import Look, Metrics, Picture, brightness, look, measure
 
@@ -183,18 +184,18 @@ _WORDS = (
 
 
 def save_picture(picture: Picture, folder: Path, name: str) -> None:
-    """Write `folder/name.png`, whole or not at all; makes the folder.
+    """Write `folder/name.png`, whole or not at all; makes the folder, and cuts a name that is too long.
 
     Raises:
         OutputError: it can't be written.
     """
-    path = folder / f"{name}.png"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path.with_name(f".{path.name}"), "PNG")
-        os.replace(path.with_name(f".{path.name}"), path)
     except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another --save folder") from None
+        raise OutputError(f"{folder}: can't make the folder ({error.strerror}); choose another") from None
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    files.write(folder / files.fitting(name, ".png"), file.getvalue())
 
 
 def _enhanced(enhance: Enhance, picture: Picture, pair: Pair) -> Picture:

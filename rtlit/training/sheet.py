@@ -78,7 +78,7 @@ class Sheet:
             OutputError: it can't be written.
         """
         rows = sorted(self._rows, key=lambda row: (row.rank if self.order == "worst" else 0.0, row.name))
-        data = _page(self.title, rows).encode() if self.path.suffix.lower() == ".html" else _png(rows)
+        data = _page(self.title, rows).encode("utf-8", "replace") if self.path.suffix.lower() == ".html" else _png(rows)
         try:
             files.write(self.path, data)
         except OutputError as error:

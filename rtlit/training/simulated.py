@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from rtlit import files
 from rtlit.errors import OutputError, UsageError
+from rtlit.training.evaluate import save_picture
+from rtlit.training.metrics import Picture
 from rtlit.training.photos import find_photos, load_photos
 from rtlit.training.simulate import SimulationSettings, simulate
 
@@ -61,13 +62,17 @@ def write_simulated(folders: Sequence[Path], target: Path, wanted: SimulatedSet,
         photo, view = (each[None].float() / 255 for each in load_photos(_two(paths, index), wanted.size))
         view = torch.nn.functional.interpolate(view, photo.shape[-2:], mode="bilinear", antialias=True)
         picture, truth = simulate(torch.cat([photo, view]), settings, generator)
-        name = f"{paths[index % len(paths)].stem}-{index:04d}.png"
+        name = files.fitting(paths[index % len(paths)].stem, f"-{index:04d}", 251)
         if wanted.truths:
-            _save(truth[0], target / "gt" / name)
-            _save(picture[0], target / "input" / name)
+            save_picture(_codes(truth), target / "gt", name)
+            save_picture(_codes(picture), target / "input", name)
         else:
-            _save(picture[0], target / name)
+            save_picture(_codes(picture), target, name)
     return count
+
+
+def _codes(pictures: Tensor) -> Picture:
+    return (pictures[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
 def _two(paths: Sequence[Path], index: int) -> tuple[Path, Path]:
@@ -81,13 +86,3 @@ def _make(target: Path, overwrite: bool) -> None:
             raise OutputError(f"{target}: holds something already; choose another folder or --overwrite")
     except OSError as error:
         raise OutputError(f"{target}: can't make the folder ({error.strerror}); choose another") from None
-
-
-def _save(picture: Tensor, path: Path) -> None:
-    codes = (picture.permute(1, 2, 0) * 255).round().byte().numpy()
-    try:
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(codes).save(path.with_name(f".{path.name}"), "PNG")
-        os.replace(path.with_name(f".{path.name}"), path)
-    except OSError as error:
-        raise OutputError(f"{path}: can't be written ({error.strerror}); choose another folder") from None

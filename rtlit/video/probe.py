@@ -177,7 +177,7 @@ def choose_video(container: InputContainer, name: str) -> VideoStream:
 
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not videos:
-        kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing else"
+        kinds = ", ".join(sorted({s.type for s in container.streams if s.type != "video"})) or "nothing"
         cover = " but a cover picture" if container.streams.video else ""
         raise InputError(f"{name}: has no video stream{cover} (it holds {kinds})")
     decodable = [s for s in videos if s.codec_context is not None]

@@ -432,6 +432,8 @@ class Reader:
             return f"has no frame at or after {self._video.start:g} s; it is shorter than --start"
         if probe.is_encrypted(self.source):
             return "is encrypted; rtlit can't read protected video"
+        if self._sent and self.stream.codec_context.name == "webp":
+            return "is a WebP that FFmpeg can't read, an animation or damaged; convert it to GIF or APNG first"
         if self._sent:
             return f"none of its {self._sent} video packets can be decoded; it is damaged or encrypted"
         return "holds no video frames"
