@@ -309,3 +309,17 @@ def test_a_join_of_streams_with_other_numbers(tmp_path: Path, clips: Any) -> Non
         report = enhance(joined, tmp_path / "out.mp4", preset="ultrafast", overwrite=True)
         assert report.frames == count
         assert any("begin later in the input are left out" in line for line in report.warnings) == said
+
+
+def test_truncated_fragments(tmp_path: Path, clips: Any) -> None:
+    """The sound of the last fragment lies behind its pictures, some of which are decoded before others."""
+    options = ("-movflags", "frag_keyframe+empty_moov", "-c:a", "aac")
+    whole = clips("fragments.mp4", *X264, *options).read_bytes()
+    source = tmp_path / "in.mp4"
+    source.write_bytes(whole[: len(whole) * 9 // 10])
+    report = enhance(source, tmp_path / "out.mkv", preset="ultrafast")
+    (line,) = [line for line in report.warnings if "breaks off early" in line]
+    pictures, tone = frames(tmp_path / "out.mkv"), sound(tmp_path / "out.mkv")
+    lacks = float(line.split("audio stream 1 lacks its last ")[1].split()[0])
+    assert lacks == pytest.approx(float(4 - tone[-1].at - tone[-1].length), abs=0.07)
+    assert "of 4.00 s are missing" in line and pictures[-1].at + pictures[-1].length < 4

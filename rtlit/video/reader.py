@@ -32,6 +32,7 @@ _SEEK_EARLIER = 1  # seconds; sound can stand before the picture that it belongs
 _PROMISING = {_MP4, "matroska,webm", "avi", "flv", "asf", "mxf", "ivf"}
 # MP4's demuxer says "end" at each sample that lies behind the end, though others may lie before it.
 _EMPTY_READS = 100
+_SHORT_SOUND = Fraction(1, 5)  # seconds; a packet or two may be left out at the end
 _LONGEST_GROUP = 1000  # packets without a key frame that wait for the part to keep; more than that are decoded
 
 
@@ -91,7 +92,8 @@ class Reader:
         self._last: int | None = None
         self._times = _BestEffort()
         self._broken = ""  # why reading ended early
-        self._reached, self._delay = Fraction(0), Fraction(0)  # how far packets came; how far shown after decoded
+        self._reached = Fraction(0)  # how far packets came
+        self._heard: dict[int, Fraction] = {}  # and those of each stream of sound
         self._step = self._frame_step()
         self._first: list[Item] = []
         self._source_items = self._decode()
@@ -295,11 +297,13 @@ class Reader:
         """Note how far the input has come."""
         for packet in packets:
             stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
-            if not stamps or (self._promise()[1] and packet.stream is not self.stream):
+            if not stamps or packet.is_corrupt:
                 continue
-            if len(stamps) == 2 and packet.stream is self.stream:
-                self._delay = max(self._delay, (stamps[0] - stamps[1]) * self.time_base)
-            self._reached = max(self._reached, (max(stamps) + (packet.duration or 0)) * packet.time_base)
+            end = (max(stamps) + (packet.duration or 0)) * packet.time_base
+            if packet.stream is self.stream or not self._promise()[1]:
+                self._reached = max(self._reached, end)
+            if packet.stream.type == "audio":
+                self._heard[packet.stream_index] = end
         return packets
 
     def _frames(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
@@ -383,7 +387,7 @@ class Reader:
         promised = self._promise()[0]
         if promised is None:
             return False
-        return min(promised, self.end or promised) - self._reached - self._delay > 1.5 * self._step * self.time_base
+        return min(promised, self.end or promised) - self._reached > 1.5 * self._step * self.time_base
 
     def _say_what_lacks(self, lacks: bool, end: Fraction) -> None:
         promised = self._promise()[0]
@@ -391,6 +395,13 @@ class Reader:
         if lacks and promised is not None:
             goal = min(promised, self.end or promised)
             parts.append(f"the last {float(goal - end):.2f} s of {float(goal - self.start):.2f} s are missing")
+        for index, heard in self._heard.items() if self.container.format.name == _MP4 else ():
+            # Of fragments without interleaving it is the sound that lies at the end.
+            stream = self.container.streams[index]
+            ticks = self._ends.get(index) or 0
+            short = min(ticks * (stream.time_base or 0), self.end or end) - heard
+            if short > _SHORT_SOUND:
+                parts.append(f"audio stream {index} lacks its last {float(short):.2f} s")
         if parts:
             self._warn(f"the input breaks off early: {', '.join(parts)}")
 

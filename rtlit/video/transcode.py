@@ -152,6 +152,8 @@ def enhance_video(
 
 def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Progress], None] | None) -> None:
     """Reader and stage in threads of their own, the writer in this one; the first error stops all three."""
+    from rtlit.video.probe import listening
+
     capacity = max(_LEAST_WAITING_BYTES, _FRAMES_WAITING * reader.frame_bytes)
     decoded: Belt[Item] = Belt(capacity)
     enhanced: Belt[Item] = Belt(capacity)
@@ -165,9 +167,10 @@ def _run(reader: Reader, stage: Stage, writer: Writer, on_progress: Callable[[Pr
             begun.append(worker)
             worker.start()  # a signal's exception may come out of it, with the thread under way
         progress = _Ticker(reader, writer, on_progress)
-        for item in enhanced:
-            writer.write(item)
-            progress.tick()
+        with listening():  # on and off with each item, it would now and then meet a decoder that has something to say
+            for item in enhanced:
+                writer.write(item)
+                progress.tick()
     finally:
         enhanced.stop()
         decoded.stop()
