@@ -50,7 +50,7 @@ class Grid:
 
     Attributes:
         repeated, dropped: frames so far.
-        moved: a frame is shown at another time than it was, by more than what containers round by.
+        moved: seconds by which a frame is shown earlier or later than it was, at most; 0 for what containers round by.
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
     """
@@ -59,25 +59,31 @@ class Grid:
         """Make a grid for a video that begins with `first`."""
         assert first.pts is not None and first.time_base is not None
         self.repeated = self.dropped = 0
-        self.moved = False
+        self.moved = Fraction(0)
         self.step = 1 / rate
         # AVI and y4m count from 0.
         self.origin = Fraction(0) if muxer in _EVEN_MUXERS else first.pts * first.time_base
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None
+        self._away = self._end = Fraction(0)  # in steps: of the held frame from its own, and the last one's end
 
     def put(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """Take a frame; yields the one before, once for each step that it is shown, timed in steps."""
         assert frame.pts is not None and frame.time_base is not None
         exact = (frame.pts * frame.time_base - self.origin) / self.step
-        slot = round(exact)
-        self.moved |= abs(exact - slot) * self.step > max(frame.time_base, _ROUNDED)
-        if self._held is not None:
+        slot = math.floor(exact + Fraction(1, 2))  # not to the even step: at twice the rate those would come in pairs
+        self._end = exact + (frame.duration * frame.time_base / self.step if frame.duration else 1)
+        if self._held is not None and slot <= self._held[1]:
+            self.dropped += 1
+            slot = self._held[1]
+            if abs(exact - slot) >= self._away:  # the nearest is shown
+                return
+        elif self._held is not None:
             yield from self._steps(slot)
-            self.dropped += slot <= self._held[1]
-            slot = max(slot, self._held[1])
-        self._held = frame, slot
+        self._held, self._away = (frame, slot), abs(exact - slot)
+        away = self._away * self.step
+        self.moved = max(self.moved, away if away > max(frame.time_base, _ROUNDED) else 0)
 
     @property
     def time_base(self) -> Fraction:
@@ -99,11 +105,18 @@ class Grid:
         """The last frame, once for each step until its end."""
         if self._held is None:
             return
-        frame, slot = self._held
-        assert frame.pts is not None and frame.time_base is not None
-        end = ((frame.pts + (frame.duration or 0)) * frame.time_base - self.origin) / self.step
-        yield from self._steps(max(slot + 1, round(end)))
+        _, slot = self._held
+        if self.dropped and slot >= self._end:
+            self.dropped += 1  # of more frames than there are steps, the last one has none
+        else:
+            yield from self._steps(max(slot + 1, round(self._end)))
         self._held = None
+
+    def changes(self) -> str:
+        """What became of the frames, in words; empty where each has its own step at its own time."""
+        if self.repeated or self.dropped:
+            return f"{self.repeated} frames are repeated, {self.dropped} are dropped"
+        return f"frames are moved by up to {float(self.moved * 1000):.3g} ms" if self.moved else ""
 
     def _steps(self, until: int) -> Iterator[av.VideoFrame]:
         assert self._held is not None
