@@ -58,6 +58,28 @@ def test_two_frames_in_one_step(tmp_path: Path) -> None:
     assert any("1 frames are repeated, 1 are dropped" in line for line in report.warnings)
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".mp4", ".mpg"])
+def test_every_other_frame_of_twice_the_rate(tmp_path: Path, suffix: str) -> None:
+    source = outside.make(tmp_path / "in.mkv", *picture("120", "320x240"), "-c:v", "ffv1")
+    report = enhance(source, tmp_path / f"out{suffix}", codec="mpeg2video")
+    assert all(abs(at - Fraction(n, 60)) < Fraction(1, 90000) for n, at in enumerate(starts(tmp_path / f"out{suffix}")))
+    assert len(starts(tmp_path / f"out{suffix}")) == 24
+    assert any("0 frames are repeated, 24 are dropped" in line for line in report.warnings)
+    even, other = (outside.pixels(path, "yuv420p") for path in (source, tmp_path / f"out{suffix}"))
+    assert all(outside.psnr(even[2 * n], other[n]) > 37 for n in range(24))
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "mpeg2video"), (".mov", "dnxhd"), (".avi", "mpeg4")])
+def test_frames_that_only_move_are_said_to(tmp_path: Path, suffix: str, codec: str) -> None:
+    source = outside.make(
+        tmp_path / "in.mkv", *picture(size="320x240"), "-vf", "settb=1/1000,setpts='N*40+13*gt(mod(N,3),1)'",
+        "-fps_mode", "passthrough", "-enc_time_base", "1/1000", "-c:v", "ffv1",
+    )  # fmt: skip
+    report = enhance(source, tmp_path / f"out{suffix}", codec=codec)
+    (line,) = (line for line in report.warnings if "even steps" in line)
+    assert line.endswith(": frames are moved by up to 13 ms")
+
+
 def test_even_steps_begin_with_the_first_frame(tmp_path: Path) -> None:
     """Not at a step counted from 0: the sound would be up to half a frame early or late."""
     source = outside.make(

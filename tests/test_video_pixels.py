@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -193,3 +194,40 @@ def test_another_pixel_format_and_range_in_mid_stream(tmp_path: Path) -> None:
     means = rgba(tmp_path / "out.mkv", size=(64, 48))[..., :3].mean((1, 2, 3))
     assert len(means) == 15
     np.testing.assert_allclose(means, 128, atol=1.5)
+
+
+@pytest.mark.parametrize(
+    ("made", "suffix", "codec", "name"),
+    [
+        (("in.gif",), ".mp4", "h264", "yuv444p"),
+        (("-c:v", "qtrle", "in.mov"), ".ts", "h264", "yuv444p"),
+        (("-c:v", "msvideo1", "-pix_fmt", "rgb555le", "in.avi"), ".avi", "h264", "yuv444p"),
+        (("-c:v", "libvpx-vp9", "-pix_fmt", "gbrp", "in.mkv"), ".flv", "h264", "yuv444p"),
+        (("-c:v", "libx264rgb", "in.mp4"), ".avi", "h264", "gbrp"),
+        (("-c:v", "libx265", "-pix_fmt", "yuv420p", "in.mp4"), ".flv", "h264", "yuv420p"),
+        (("-c:v", "libx265", "-pix_fmt", "yuv420p10le", "in.mp4"), ".avi", "h264", "yuv420p10le"),
+    ],
+)
+def test_what_players_open(tmp_path: Path, made: tuple[str, ...], suffix: str, codec: str, name: str) -> None:
+    """No RGB in HEVC and VP9, no HEVC and VP9 in FLV; H.264 in RGB stays that."""
+    *options, file = made
+    source = outside.make(tmp_path / file, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2", *options)
+    report = enhance(source, tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as output:
+        video = output.streams.video[0]
+        assert (video.codec_context.codec.canonical_name, video.codec_context.pix_fmt) == (codec, name)
+    one, other = (outside.pixels(path, "rgb24") for path in (source, tmp_path / f"out{suffix}"))
+    assert outside.psnr(one, other) > 28
+    assert any("is encoded with" in line for line in report.warnings) == (name != "gbrp")
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".nut"])
+def test_transparency_of_12_bits_for_readers_of_today(tmp_path: Path, suffix: str) -> None:
+    """FFV1's 4:4:4 with 12 bits and transparency came with FFmpeg 8: those before open 16 bits."""
+    source = outside.make(
+        tmp_path / "in.mov", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2,format=rgba,colorchannelmixer=aa=0.5",
+        "-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le",
+    )  # fmt: skip
+    assert enhance(source, tmp_path / f"out{suffix}").pixel_format == "yuva444p16le"
+    one, other = (outside.pixels(path, "yuva444p") for path in (source, tmp_path / f"out{suffix}"))
+    assert outside.psnr(one, other) > 50

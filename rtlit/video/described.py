@@ -86,7 +86,8 @@ def carry(
     if STEREO not in held:
         video.metadata.pop("stereo_mode", None)  # Matroska's muxer would believe it
     lost = [name for name in told if name not in (*held, SCREEN)]
-    if passed and plan.name == "libx264" and STEREO in lost and told[STEREO][-1:] in map(bytes, zip(_IN_H264)):
+    packed = passed and plan.name in ("libx264", "libx264rgb")
+    if packed and STEREO in lost and told[STEREO][-1:] in map(bytes, zip(_IN_H264)):
         lost.remove(STEREO)
         if muxer in _HELD:
             warn(f"{STEREO} is told by the stream alone: {muxer} can't hold it")

@@ -32,12 +32,12 @@ _DYNAMIC_METADATA = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid",
 }
 _MPEG4_LARGEST_TIME_BASE = 65535
-_INTERLACED_ENCODERS = ("libx264", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd", "dvvideo")
+_INTERLACED_ENCODERS = ("libx264", "libx264rgb", "mpeg2video", "mpeg4", "prores_ks", "ffv1", "dnxhd", "dvvideo")
 # Containers that say a pixel aspect ratio themselves (for Matroska, `header` sees to it), and encoders that do.
 _ASPECT_IN_HEADER = (*MP4_FAMILY, "matroska", "webm")
 _ASPECT_IN_STREAM = (
-    "libx264", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video", "mpeg1video", "h263", "dvvideo", "mjpeg",
-    "png",
+    "libx264", "libx264rgb", "libx265", "h264_nvenc", "hevc_nvenc", "mpeg4", "mpeg2video", "mpeg1video", "h263",
+    "dvvideo", "mjpeg", "png",
 )  # fmt: skip
 # DV's stream says 4:3 or 16:9, of 720 or 704 pixels, with 625 or 525 lines.
 _DV_ASPECTS = tuple(map(Fraction, ("16/15", "64/45", "8/9", "32/27", "12/11", "16/11", "10/11", "40/33")))

@@ -53,12 +53,16 @@ _ALPHA_ENCODERS = {
     "avi": ("utvideo", "ffv1", "png"),
     "nut": ("ffv1",),
 }
+# Where the usual encoders would make what hardly a player takes from the container. FLV got HEVC, AV1 and VP9 in 2023:
+# FFmpeg before version 6.1 finds something else in them.
+_USUAL = {"avi": ("libx264", "ffv1"), "flv": ("libx264",), "vob": ("mpeg2video", "libx264")}
+_TOO_NEW = {"flv": ("hevc", "av1", "libdav1d", "vp9", "vp8")}
 # What keeps every bit of a lossless input where its own codec can't be written.
 _LOSSLESS_ENCODERS = {"mov": ("qtrle", "png"), "matroska": ("ffv1",), "avi": ("ffv1", "utvideo"), "nut": ("ffv1",)}
 
 # Near-transparent and quick enough for a laptop; docs/decisions.md has the measurements.
 DEFAULTS: dict[str, dict[str, str]] = {
-    "libx264": {"crf": "18", "preset": "veryfast"},
+    **dict.fromkeys(("libx264", "libx264rgb"), {"crf": "18", "preset": "veryfast"}),
     "libx265": {"crf": "18", "preset": "superfast", "x265-params": "log-level=none"},
     "libsvtav1": {"crf": "24", "preset": "8"},
     "libvpx-vp9": {"crf": "24", "deadline": "good", "cpu-used": "5", "row-mt": "1"},
@@ -148,15 +152,15 @@ def _holds(muxer: str, encoder: str) -> bool:
         return True
 
 
-def _family(codec: str, muxer: str) -> str | None:
+def _family(codec: str, muxer: str, rgb: bool) -> str | None:
     """The encoder of the input's own codec, if there is one worth using."""
     import av
 
     if muxer == "yuv4mpegpipe":
         return "wrapped_avframe"
-    if codec in _NOT_KEPT:
+    if codec in (*_NOT_KEPT, *_TOO_NEW.get(muxer, ())):
         return None
-    name = _ENCODERS.get(codec, codec)
+    name = "libx264rgb" if codec == "h264" and rgb else _ENCODERS.get(codec, codec)
     try:
         return name if av.codec.Codec(name, "w").type == "video" else None
     except av.codec.codec.UnknownCodecError:
@@ -217,10 +221,9 @@ def plans(
     work = "gbrap" if decoded.has_palette and transparent else planar_name(decoded)
     if video.ten_bit and opaque_format(work).depth < 10:
         work = work.replace("yuvj", "yuv").removesuffix("9le") + "10le"
-    family = _family(codec, muxer)
+    family = _family(codec, muxer, opaque_format(work).is_rgb)
     usual = ["libx264", "libx265"] if opaque_format(work).depth == 8 else ["libx265", "libx264"]
-    usual = ["mpeg2video", *usual] if muxer == "vob" else usual
-    usual += ["libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1"]
+    usual = list(_USUAL.get(muxer, (*usual, "libsvtav1", "libvpx-vp9", "libvpx", "mpeg2video", "ffv1")))
     source = av.Codec(codec, "r") if codec in av.codecs_available else None
     exact = source is not None and source.lossless and not source.lossy and codec not in _NOT_KEPT
     for keep_alpha in (True, False) if has_alpha(work) else (False,):
@@ -243,8 +246,10 @@ def plans(
             drops = has_alpha(work) and not has_alpha(work_format)
             for preset in _profiles(name, codec, profile, pixel_format, bit_rate):
                 options = _options(name, video, preset)
-                if muxer == "avi" and name in ("libx264", "libx265"):
+                if muxer == "avi" and name in ("libx264", "libx264rgb", "libx265"):
                     options.setdefault("bf", "0")  # AVI has no presentation times to put B-frames in order by
+                if name == "libx264" and opaque_format(work).is_rgb:
+                    options.setdefault("chromaoffset", "-6")  # x264 stores 4:4:4's chroma 6 steps coarser by itself
                 if name.startswith("libvpx") and has_alpha(work_format):
                     options.setdefault("auto-alt-ref", "0")  # libvpx's frames out of order have no transparency
                 yield EncoderPlan(name, work_format, pixel_format, options, warnings, drops_alpha=drops)

@@ -50,7 +50,7 @@ class Grid:
 
     Attributes:
         repeated, dropped: frames so far.
-        moved: a frame is shown at another time than it was, by more than what containers round by.
+        moved: seconds by which a frame is shown earlier or later than it was, at most; 0 for what containers round by.
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
         late: seconds from 0 to the first frame that its container shows from 0 on.
@@ -64,7 +64,7 @@ class Grid:
         """
         assert first.pts is not None and first.time_base is not None
         self.repeated = self.dropped = 0
-        self.moved = False
+        self.moved = Fraction(0)
         self.step = 1 / rate
         self._first = self.origin = first.pts * first.time_base
         self._steps_before = 0
@@ -75,18 +75,24 @@ class Grid:
         self._fills = muxer != "avi"
         self.late = Fraction(0) if self._fills else self._steps_before * self.step
         self._held: tuple[av.VideoFrame, int] | None = None
+        self._away = self._end = Fraction(0)  # in steps: of the held frame from its own, and the last one's end
 
     def put(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
         """Take a frame; yields the one before, once for each step that it is shown, timed in steps."""
         assert frame.pts is not None and frame.time_base is not None
         exact = self._place(frame.pts * frame.time_base)
-        slot = round(exact)
-        self.moved |= abs(exact - slot) * self.step > max(frame.time_base, _ROUNDED)
-        if self._held is not None:
+        slot = math.floor(exact + Fraction(1, 2))  # not to the even step: at twice the rate those would come in pairs
+        self._end = exact + (frame.duration * frame.time_base / self.step if frame.duration else 1)
+        if self._held is not None and slot <= self._held[1]:
+            self.dropped += 1
+            slot = self._held[1]
+            if abs(exact - slot) >= self._away:  # the nearest is shown
+                return
+        elif self._held is not None:
             yield from self._steps(slot)
-            self.dropped += slot <= self._held[1]
-            slot = max(slot, self._held[1])
-        self._held = frame, slot
+        self._held, self._away = (frame, slot), abs(exact - slot)
+        away = self._away * self.step
+        self.moved = max(self.moved, away if away > max(frame.time_base, _ROUNDED) else Fraction(0))
 
     @property
     def time_base(self) -> Fraction:
@@ -108,15 +114,22 @@ class Grid:
         """The last frame, once for each step until its end."""
         if self._held is None:
             return
-        frame, slot = self._held
-        assert frame.pts is not None and frame.time_base is not None
-        end = self._place((frame.pts + (frame.duration or 0)) * frame.time_base)
-        yield from self._steps(max(slot + 1, round(end)))
+        _, slot = self._held
+        if self.dropped and slot >= self._end:
+            self.dropped += 1  # of more frames than there are steps, the last one has none
+        else:
+            yield from self._steps(max(slot + 1, round(self._end)))
         self._held = None
 
     def _place(self, time: Fraction) -> Fraction:
         """The step of a time in seconds, with what is between two."""
         return (time - self._first) / self.step + self._steps_before
+
+    def changes(self) -> str:
+        """What became of the frames, in words; empty where each has its own step at its own time."""
+        if self.repeated or self.dropped:
+            return f"{self.repeated} frames are repeated, {self.dropped} are dropped"
+        return f"frames are moved by up to {float(self.moved * 1000):.3g} ms" if self.moved else ""
 
     def _steps(self, until: int) -> Iterator[av.VideoFrame]:
         assert self._held is not None

@@ -9,6 +9,14 @@ from rtlit.frame import PixelFormat
 
 # These refuse a size that the chroma subsampling does not divide.
 _EVEN_ONLY = ("264", "265", "hevc", "qsv", "prores", "dnxhd")
+# Encoders that hold RGB so that hardly a player shows it, or in files of many times the size: not unless the input has
+# that codec, or it is asked for.
+_RGB_UNSHOWN = ("libx265", "libvpx-vp9", "ffv1")
+# Formats that an encoder lists and then refuses, or that FFmpeg's decoders before version 8 don't know.
+_UNUSABLE = {
+    "libvpx-vp9": ("gbrap",),
+    "ffv1": ("yuva422p12le", "yuva444p12le", "gbrap14le", "gray14le"),
+}
 _FLOAT = re.compile(r"f(16|32)(le|be)$")
 _CHROMA_NAMES = {(0, 0): "444", (1, 0): "422", (1, 1): "420", (0, 1): "440", (2, 0): "411", (2, 2): "410"}
 
@@ -58,8 +66,7 @@ def _formats(encoder: str, work: str, decoded: str, size: tuple[int, int]) -> li
 
     listed = av.codec.Codec(encoder, "w").video_formats
     even_only = any(part in encoder for part in _EVEN_ONLY)
-    # libvpx-vp9 lists gbrap and then refuses to open with it.
-    known = [f.name for f in listed or () if not (encoder == "libvpx-vp9" and f.name.startswith("gbrap"))]
+    known = [f.name for f in listed or () if f.name not in _UNUSABLE.get(encoder, ())]
     if listed:
         return sorted((more, name) for name in known if (more := _excess(work, name, size, even_only)) is not None)
     # rawvideo and wrapped_avframe take anything; what the container can name is tried, the input's own format first.
@@ -80,7 +87,9 @@ def ranked(
         yield from (("prores_ks", name, False) for _, name in _formats("prores_ks", ten, decoded, size))
     for stored in dict.fromkeys((work, plain, *_lesser(work))):
         # Then the format with least to spare, then the order of `choices`.
-        fits = [(name, *fit) for name in choices for fit in _formats(name, stored, decoded, size)]
+        rgb = len(choices) > 1 and opaque_format(stored).is_rgb
+        able = [name for name in choices if not rgb or name in preferred or name not in _RGB_UNSHOWN]
+        fits = [(name, *fit) for name in able for fit in _formats(name, stored, decoded, size)]
         fits.sort(key=lambda fit: (preferred.index(fit[0]), ()) if fit[0] in preferred else (len(preferred), fit[1]))
         yield from ((name, pixel_format, stored in (work, plain)) for name, _, pixel_format in fits)
 

@@ -286,11 +286,10 @@ class Writer:
             return
         for ready in grid.finish():
             self._mux(self._timed(self._video.encode(ready)))
-        if grid.repeated or grid.dropped or grid.moved:
-            self._warn(
-                f"{self._plan.name} in {self._muxer} holds {float(1 / grid.step):.5g} frames a second at even steps: "
-                f"{grid.repeated} frames are repeated, {grid.dropped} are dropped"
-            )
+        changes = grid.changes()
+        if changes:
+            rate = f"{float(1 / grid.step):.5g} frames a second at even steps"
+            self._warn(f"{self._plan.name} in {self._muxer} holds {rate}: {changes}")
 
     def _mux(self, packets: list[Packet[Any]]) -> None:
         """Write all but the newest packet, which may turn out to be the last."""
