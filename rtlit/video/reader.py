@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import av
+from av.format import Flags
 
 from rtlit.errors import InputError
 from rtlit.video import clock, probe
@@ -91,6 +92,9 @@ class Reader:
         self.abandoned = False
         self._last: int | None = None
         self._times = _BestEffort()
+        # An elementary stream has no times: of those that libavformat makes up, only the steps of decoding are even.
+        self._raw = bool(Flags(self.container.format.flags) & Flags.no_timestamps)
+        self._first_dts: int | None = None
         self._broken = ""  # why reading ended early
         self._reached = Fraction(0)  # how far packets came
         self._heard: dict[int, Fraction] = {}  # and those of each stream of sound
@@ -342,7 +346,10 @@ class Reader:
 
     def _fix_time(self, frame: av.VideoFrame) -> None:
         """Give a frame a timestamp in the stream's time base, behind the last one's."""
-        pts = self._times.choose(frame.pts, frame.dts)
+        pts = self._times.choose(None if self._raw else frame.pts, frame.dts)
+        if self._raw and pts is not None:
+            self._first_dts = pts if self._first_dts is None else self._first_dts
+            pts -= self._first_dts
         if pts is not None and frame.time_base not in (None, self.time_base):
             pts = round(pts * frame.time_base / self.time_base)
             frame.duration = round(frame.duration * frame.time_base / self.time_base)
