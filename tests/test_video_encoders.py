@@ -186,5 +186,6 @@ def test_old_codecs_come_out_as_they_were(tmp_path: Path, codec: str, name: str,
         "-2",
     )  # fmt: skip
     enhance(source, tmp_path / f"out{suffix}")
-    one, other = (outside.pixels(path, "yuv420p") for path in (source, tmp_path / f"out{suffix}"))
+    seen = "rgb24" if name.startswith("rgb") else "yuv420p"  # the result's matrix is another than ffmpeg's own
+    one, other = (outside.pixels(path, seen) for path in (source, tmp_path / f"out{suffix}"))
     assert one.shape == other.shape and outside.psnr(one, other) > 34

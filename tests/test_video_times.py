@@ -323,3 +323,23 @@ def test_truncated_fragments(tmp_path: Path, clips: Any) -> None:
     lacks = float(line.split("audio stream 1 lacks its last ")[1].split()[0])
     assert lacks == pytest.approx(float(4 - tone[-1].at - tone[-1].length), abs=0.07)
     assert "of 4.00 s are missing" in line and pictures[-1].at + pictures[-1].length < 4
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("in.m1v", ("-c:v", "mpeg1video")),
+        ("b.m1v", ("-c:v", "mpeg1video", "-bf", "2")),
+        ("in.m2v", ("-c:v", "mpeg2video", "-bf", "2")),
+        ("in.h264", X264),
+        ("in.hevc", ("-c:v", "libx265", "-x265-params", "log-level=none")),
+    ],
+)
+def test_elementary_streams_have_even_steps(tmp_path: Path, name: str, options: tuple[str, ...]) -> None:
+    """Each picture once, at the rate that the codec tells."""
+    source = make(tmp_path / name, "-f", "lavfi", "-i", "testsrc2=s=96x64:r=30000/1001:d=1", *options)
+    report = enhance(source, tmp_path / "out.mkv", codec="ffv1")
+    shown = frames(tmp_path / "out.mkv")
+    assert [unit.check for unit in shown] == [unit.check for unit in frames(source)]
+    assert all(abs(unit.at - index * Fraction(1001, 30000)) <= MS for index, unit in enumerate(shown))
+    assert all("rounded" in line for line in report.warnings)

@@ -61,7 +61,7 @@ def add_video(
     """
     source, muxer = reader.stream, output.format.name
     even = rate_of(plan.name, muxer, source)
-    rate = even or source.average_rate or source.guessed_rate or Fraction(25)
+    rate = even or reader.rate or Fraction(25)
     video = output.add_stream(plan.name, rate=rate, options=dict(plan.options))
     assert isinstance(video, av.VideoStream)
     video.metadata.update(streams.kept_tags(source.metadata))

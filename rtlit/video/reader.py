@@ -161,7 +161,7 @@ class Reader:
         seconds = self.seconds_total()
         if not self.trimmed and self.stream.frames:
             return self.stream.frames
-        return round(seconds * float(self.stream.average_rate)) if seconds and self.stream.average_rate else None
+        return round(seconds * float(self.rate)) if seconds and self.rate else None
 
     def seconds_total(self) -> float | None:
         """Seconds of video to expect."""
@@ -197,9 +197,14 @@ class Reader:
         self._ends = {stream.index: probe.end_of(stream, base) for stream in self.container.streams}
         self._clock = clock.Clock(self.container, self.stream, base)
 
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames a second on average; of an elementary stream, what the codec says, as the demuxer just says 25."""
+        rates = (self.stream.average_rate, self.stream.guessed_rate)
+        return next((rate for rate in (reversed(rates) if self._raw else rates) if rate), None)
+
     def _frame_step(self) -> int:
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return max(1, round(1 / (rate * self.time_base))) if rate else 1
+        return max(1, round(1 / (self.rate * self.time_base))) if self.rate else 1
 
     def _timed(self) -> Iterator[Item]:
         while True:
