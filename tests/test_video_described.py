@@ -186,6 +186,15 @@ def test_360_and_stereo_are_kept(tmp_path: Path, plain: Path, mapping: str, suff
     assert words in told(again) and "top and bottom" in told(again)
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_copied_video_keeps_its_360(tmp_path: Path, plain: Path, suffix: str) -> None:
+    sphere = with_elements(plain, tmp_path / "sphere.mkv", WHOLE_SPHERE + unsigned(matroska.STEREO_MODE, 3))
+    large = ("-f", "lavfi", "-i", "testsrc2=s=640x480:r=25:d=0.2", "-map", "0", "-map", "1")
+    source = make(tmp_path / "in.mkv", "-i", sphere, *large, "-c:v:0", "copy", "-c:v:1", "ffv1")
+    enhance(source, tmp_path / f"out{suffix}")
+    assert "equirectangular" in told(tmp_path / f"out{suffix}") and "top and bottom" in told(tmp_path / f"out{suffix}")
+
+
 @pytest.mark.parametrize("suffix", [".mov", ".ts", ".avi", ".flv"])
 def test_360_that_is_lost_is_said_once(tmp_path: Path, plain: Path, suffix: str) -> None:
     source = with_elements(plain, tmp_path / "in.mkv", CUBE)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rtlit.errors import UsageError
 from tests import outside
 from tests.video_tools import enhance
 
@@ -231,3 +232,41 @@ def test_transparency_of_12_bits_for_readers_of_today(tmp_path: Path, suffix: st
     assert enhance(source, tmp_path / f"out{suffix}").pixel_format == "yuva444p16le"
     one, other = (outside.pixels(path, "yuva444p") for path in (source, tmp_path / f"out{suffix}"))
     assert outside.psnr(one, other) > 50
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "told"),
+    [
+        ("ffv1", ".mkv", True),
+        ("ffv1", ".mp4", True),
+        ("ffv1", ".avi", False),
+        ("ffv1", ".nut", False),
+        ("libx264", ".avi", True),
+        ("libx264", ".y4m", False),
+        ("mpeg4", ".avi", False),
+        ("mpeg4", ".mkv", True),
+    ],
+)
+def test_primaries_and_transfer_are_not_lost_without_a_word(
+    tmp_path: Path, codec: str, suffix: str, told: bool
+) -> None:
+    source = outside.make(
+        tmp_path / "in.mkv", "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.2,setparams=color_primaries=bt2020:"
+        "color_trc=arib-std-b67:colorspace=bt2020nc", "-pix_fmt", "yuv420p", "-c:v", codec,
+    )  # fmt: skip
+    report = enhance(source, tmp_path / f"out{suffix}")
+    with av.open(str(tmp_path / f"out{suffix}")) as output:
+        frame = next(output.decode(video=0))
+        assert ((frame.color_primaries, frame.color_trc) == (9, 18)) == told
+    said = [line for line in report.warnings if "primaries (BT2020) and transfer (HLG)" in line]
+    assert len(said) == (not told)
+
+
+@pytest.mark.parametrize(
+    ("codec", "key"), [("libx264", "x264-params"), ("libx265", "x265-params"), ("libsvtav1", "svtav1-params")]
+)
+def test_parameters_that_an_encoder_skips(tmp_path: Path, codec: str, key: str) -> None:
+    source = outside.make(tmp_path / "in.mkv", "-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=0.2", "-c:v", "ffv1")
+    with pytest.raises(UsageError, match=f"{codec} doesn't start with .*nonsense"):
+        enhance(source, tmp_path / "out.mkv", codec=codec, options=((key, "nonsense=1"),))
+    enhance(source, tmp_path / "out.mkv", codec=codec, options=((key, "keyint=5"),))

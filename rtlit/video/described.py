@@ -49,11 +49,6 @@ _LOST: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def is_in_space(first: av.VideoFrame) -> bool:
-    """Whether a frame is a stereo pair or part of a sphere."""
-    return not probe.side_data(first).keys().isdisjoint(("STEREO3D", "SPHERICAL"))
-
-
 def carry(
     video: VideoStream,
     source: VideoStream,

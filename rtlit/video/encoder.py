@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rtlit.video.reader import Reader
 
 _UNSPECIFIED = 2  # AVCOL_…_UNSPECIFIED of primaries, transfer and matrix
-_HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 _DYNAMIC_METADATA = {
     "DOVI_RPU_BUFFER": "Dolby Vision",
     "DOVI_METADATA": "Dolby Vision",
@@ -145,7 +145,7 @@ def _carry_hdr(
             current = video.codec_context.options.get(key)
             video.codec_context.options[key] = f"{current}:{value}" if current else value
     if lost:
-        kind = _HDR_TRANSFERS.get(int(first.color_trc), "SDR")
+        kind = HDR_TRANSFERS.get(int(first.color_trc), "SDR")
         warn(f"{' and '.join(lost)} metadata is not carried over; the video stays {kind}")
 
 

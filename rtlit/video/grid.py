@@ -92,7 +92,7 @@ class Grid:
             yield from self._steps(slot)
         self._held, self._away = (frame, slot), abs(exact - slot)
         away = self._away * self.step
-        self.moved = max(self.moved, away if away > max(frame.time_base, _ROUNDED) else Fraction(0))
+        self.moved = max(self.moved, away if away > max(frame.time_base, _ROUNDED) else self.moved)
 
     @property
     def time_base(self) -> Fraction:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorTrc
 
 from rtlit.avframe import alpha_of, color_of, copy_tags, is_transparent, planar_name, planes_of, software_format
 from rtlit.errors import OutputError, UsageError
 from rtlit.video import probe
 from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert
-from rtlit.video.encoder import add_video
+from rtlit.video.encoder import HDR_TRANSFERS, add_video
 from rtlit.video.formats import DEFAULTS, EncoderPlan, nothing_fits, plans
 from rtlit.video.pixels import has_alpha, opaque_format
 from rtlit.video.settings import VideoSettings
 from rtlit.video.writer import in_time
 
 if TYPE_CHECKING:
+    from av.codec.context import CodecContext
     from av.packet import Packet
     from numpy.typing import NDArray
 
@@ -29,8 +32,12 @@ if TYPE_CHECKING:
 # Mean difference of what comes back: coarse quantisation stays below, swapped or shifted planes don't.
 _LOSSY_LIMIT, _LOSSLESS_LIMIT = 0.06, 0.002
 _FRAMES = 2
+_WRONG_PARAMETER = re.compile("Error parsing option|Unknown option|Invalid value")
 # Where FFmpeg's names of a container differ: writing, reading.
 _DEMUXERS = {"vob": "mpeg", "webm": "matroska", "3gp": "mov"}
+_UNTOLD = (0, 2)
+# Numbers for the same primaries, and for the same curve (ITU-T H.273).
+_ALIKE = {"primaries": {7: 6}, "transfer": {6: 1, 14: 1, 15: 1}}
 _MATRIX_NAMES = {"bt601": "BT.601", "bt709": "BT.709", "bt2020": "BT.2020"}
 
 
@@ -94,6 +101,7 @@ def _tried(plan: EncoderPlan, reader: Reader, first: av.VideoFrame, size: tuple[
         line = f"colours are stored in {how}: {plan.name} in {muxer} can't tell the input's"
         changed = replace(plan, color=there, warnings=[*plan.warnings, line])
         return _tried(changed, reader, first, size, muxer)
+    plan = _told(plan, sent, back, muxer)
     had_alpha = is_transparent(first) or has_alpha(planar_name(software_format(first)))
     if had_alpha and has_alpha(plan.work_format) and not has_alpha(planar_name(back.format)):
         raise OutputError("its transparency is not read back")
@@ -104,6 +112,23 @@ def _tried(plan: EncoderPlan, reader: Reader, first: av.VideoFrame, size: tuple[
     if any(one.shape != other.shape or np.abs(one - other).mean() > limit * peak for one, other in planes):
         raise OutputError("other pixels are read back")
     return plan
+
+
+def _told(plan: EncoderPlan, sent: av.VideoFrame, back: av.VideoFrame, muxer: str) -> EncoderPlan:
+    """The plan, with a warning for primaries and a transfer characteristic that nothing tells in the end."""
+    lost = []
+    for what, kind, was, now in (
+        ("primaries", ColorPrimaries, sent.color_primaries, back.color_primaries),
+        ("transfer", ColorTrc, sent.color_trc, back.color_trc),
+    ):
+        was, now = (_ALIKE[what].get(int(tag), int(tag)) for tag in (was, now))
+        if was not in (*_UNTOLD, now):
+            name = HDR_TRANSFERS.get(was) if kind is ColorTrc else None
+            lost.append(f"{what} ({name or (kind(was).name if was in set(kind) else was)})")
+    if not lost:
+        return plan
+    line = f"the colour's {' and '.join(lost)} can't be told by {plan.name} in {muxer}: players take others for granted"
+    return replace(plan, warnings=[*plan.warnings, line])
 
 
 def _planes(frame: av.VideoFrame, name: str) -> list[NDArray[np.int32]]:
@@ -129,7 +154,7 @@ def _round_trip(
         video = add_video(output, reader, first, plan, size, lambda line: None)
         try:
             with probe.listening():
-                video.codec_context.open()
+                _open(video.codec_context, plan)
         except (av.error.FFmpegError, ValueError) as error:
             given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
             raise UsageError(
@@ -160,6 +185,22 @@ def _round_trip(
             for frame in decoder.decode(packet):
                 return sent, frame
     raise OutputError("no picture is read back")
+
+
+def _open(encoder: CodecContext, plan: EncoderPlan) -> None:
+    """Open an encoder. Of its library's own parameters it skips the wrong ones, and says so as a warning alone."""
+    level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
+    av.logging.set_level(av.logging.WARNING)
+    av.logging.set_skip_repeated(False)
+    try:
+        with av.logging.Capture(local=True) as said:
+            encoder.open()
+    finally:
+        av.logging.set_skip_repeated(skips)
+        av.logging.set_level(level)
+    wrong = [line.strip().rstrip(".") for *_, line in said if _WRONG_PARAMETER.match(line)]
+    if wrong and any(key.endswith("-params") for key in plan.options):
+        raise ValueError("; ".join(wrong))
 
 
 def _picture(name: str, size: tuple[int, int]) -> av.VideoFrame:

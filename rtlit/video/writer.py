@@ -14,7 +14,7 @@ import av
 
 from rtlit import files
 from rtlit.errors import OutputError, RtlitError, UsageError
-from rtlit.video import described, header, probe, streams
+from rtlit.video import header, probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
@@ -78,7 +78,7 @@ class Writer:
             self._output = files.Output(target, reader.source)
             try:
                 with probe.listening():
-                    self._container = av.open(self._file(), "w", format=muxer, container_options=self._options(first))
+                    self._container = av.open(self._file(), "w", format=muxer, container_options=self._options())
                     self._lay_out(first, size)
                     self._start()
             except BaseException as error:
@@ -175,15 +175,15 @@ class Writer:
             "rtlit doctor lists the encoders that work here"
         )
 
-    def _options(self, first: av.VideoFrame) -> dict[str, str]:
+    def _options(self) -> dict[str, str]:
         if self._muxer in MP4_FAMILY:
             flags = "+faststart" if self._output.part is not None else "+frag_keyframe+empty_moov"
             flags += "+use_metadata_tags" if self._custom_tags() else ""
             # libavformat doubles a track's time scale up to 10,000 unless told.
             base = self._grid.time_base if self._grid else self._reader.time_base
             track = {"video_track_timescale": str(base.denominator)} if base.numerator == 1 else {}
-            # Google's boxes for stereo and spheres are in no standard of ISO's.
-            space = {"strict": "-1"} if self._muxer == "mp4" and described.is_in_space(first) else {}
+            # Google's boxes for stereo and spheres, of copied streams as well, are in no standard of ISO's.
+            space = {"strict": "-1"} if self._muxer == "mp4" else {}
             return {"movflags": flags, "movie_timescale": str(self._movie_timescale()), **track, **space}
         if self._muxer in ("matroska", "webm"):
             return {"default_mode": "passthrough"}
