@@ -53,6 +53,7 @@ class Grid:
         moved: a frame is shown at another time than it was, by more than what containers round by.
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
+        before: seconds by which the frames are shown earlier than they were, all alike.
     """
 
     def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame) -> None:
@@ -66,6 +67,7 @@ class Grid:
         self._steps_before = 0
         if muxer in _EVEN_MUXERS:
             self.origin, self._steps_before = Fraction(0), round(self._first / self.step)
+        self.before = self._first - self._steps_before * self.step if muxer in _EVEN_MUXERS else Fraction(0)
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self._held: tuple[av.VideoFrame, int] | None = None
