@@ -233,3 +233,26 @@ def test_sound_that_begins_late_in_avi(tmp_path: Path, clips: Any, encoder: str,
         video = VideoSettings(output_format="avi", **cut)
         report = enhance_video(source, cast("BinaryIO", pipe), strength=0.0, device="cpu", threads=1, video=video)
     assert any("too early" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("encoder", ["dca", "eac3"])
+def test_sound_that_avi_would_time_by_a_nominal_rate(tmp_path: Path, encoder: str) -> None:
+    tone = ("-f", "lavfi", "-i", "sine=d=1:r=48000", "-c:a", encoder, "-strict", "-2")
+    source = make(tmp_path / "in.mkv", *PICTURE, *tone)
+    assert any("converted from" in line for line in run(source, tmp_path / "out.avi"))
+    last = sound(tmp_path / "out.avi")[-1]
+    assert float(last.at + last.length) == pytest.approx(1, abs=0.05)
+
+
+def test_aac_of_six_channels_in_flv(tmp_path: Path) -> None:
+    """No packet that tells the layout once more: players before Enhanced RTMP take it for another stream."""
+    source = make(tmp_path / "in.mkv", *PICTURE, "-f", "lavfi", "-i", "sine=d=1:r=48000", "-ac", "6", "-c:a", "aac")
+    run(source, tmp_path / "out.flv")
+    with av.open(str(tmp_path / "out.flv")) as container:
+        assert container.streams.audio[0].codec_context.channels == 6
+    data, at, kinds = (tmp_path / "out.flv").read_bytes(), 13, set()
+    while at + 15 < len(data):  # Adobe's specification of FLV, annex E.4.1: type, 3 bytes of size, 7 more
+        if data[at] == 8:
+            kinds.add(data[at + 11] >> 4)
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    assert kinds == {10}  # AAC

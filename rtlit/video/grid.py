@@ -66,7 +66,8 @@ class Grid:
         self._first, self.origin = first.pts * first.time_base, first.pts * first.time_base
         self._steps_before = 0
         if muxer in _EVEN_MUXERS:
-            self.origin, self._steps_before = Fraction(0), round(self._first / self.step)
+            # Not the nearer one: AVI would show the first frame for two.
+            self.origin, self._steps_before = Fraction(0), math.floor((self._first + _ROUNDED) / self.step)
         self.before = self._first - self._steps_before * self.step if muxer in _EVEN_MUXERS else Fraction(0)
         self._input_base = first.time_base
         self._fills = muxer != "avi"
