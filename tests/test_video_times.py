@@ -7,13 +7,15 @@ import threading
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import pytest
+from av.format import Flags
 
 from rtlit.errors import InputError
-from rtlit.video.clock import WRAP
+from rtlit.video.clock import WRAP, Clock
 from tests import outside
 from tests.outside import PICTURE, SOUND, Unit, ffmpeg, frames, make, sound
 from tests.video_tools import enhance
@@ -323,3 +325,17 @@ def test_truncated_fragments(tmp_path: Path, clips: Any) -> None:
     lacks = float(line.split("audio stream 1 lacks its last ")[1].split()[0])
     assert lacks == pytest.approx(float(4 - tone[-1].at - tone[-1].length), abs=0.07)
     assert "of 4.00 s are missing" in line and pictures[-1].at + pictures[-1].length < 4
+
+
+def test_a_subtitle_ahead_of_the_jump_it_belongs_behind() -> None:
+    """As FFmpeg's muxer orders the first packets of a recording with DVB subtitles, here joined to another of 4 s."""
+    kinds = [SimpleNamespace(type="video"), SimpleNamespace(type="subtitle")]
+    container = SimpleNamespace(format=SimpleNamespace(flags=Flags.ts_discont))
+    clock = Clock(cast("Any", container), cast("Any", kinds[0]), Fraction(0))
+    placed = []
+    for kind, time in [(1, 0), *((0, i) for i in range(100)), (1, 0), *((0, i) for i in range(100))]:
+        times = {"pts": time, "dts": time, "duration": 1, "time_base": FRAME}
+        packet = SimpleNamespace(stream=kinds[kind], stream_index=kind, **times)
+        placed += [(one.stream_index, one.pts) for one in clock.put(cast("Any", packet))]
+    assert [time for kind, time in placed if kind == 0] == list(range(200))
+    assert [time for kind, time in placed if kind == 1] == [0, 100]
