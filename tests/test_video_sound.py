@@ -8,7 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rtlit.video.streams import route
+from rtlit.video.transcode import VideoSettings, enhance_video
 from tests.outside import ffmpeg, frames, make, program, sound
 from tests.video_tools import enhance
 
@@ -213,3 +215,44 @@ def test_cut_of_converted_sound(tmp_path: Path, clips: Any) -> None:
     run(source, tmp_path / "out.ts", start=0.12, duration=0.4)
     assert begins(tmp_path / "out.ts") == pytest.approx(0.08, abs=0.003)
     assert len(heard(tmp_path / "out.ts")) / 48000 == pytest.approx(0.4, abs=0.12)
+
+
+@pytest.mark.parametrize("encoder", ["aac", "libmp3lame", "flac"])
+@pytest.mark.parametrize("cut", [{}, {"start": 0.3}], ids=["whole", "cut"])
+def test_sound_that_begins_late_in_avi(tmp_path: Path, clips: Any, encoder: str, cut: dict[str, float]) -> None:
+    """AVI's header tells when a stream begins."""
+    late = ("-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=2", "-itsoffset", "0.5", "-f", "lavfi", "-i", "sine=d=1.5")
+    options = ("-map", "0", "-map", "1", "-c:v", "mpeg4", "-c:a", encoder, "-fflags", "+bitexact")
+    source = make(tmp_path / "in.mkv", *late, *options)
+    wanted = float(sound(source)[0].at) - (0.32 if cut else 0)  # the first frame from 0.3 s on
+    run(source, tmp_path / "out.avi", **cut)
+    assert float(sound(tmp_path / "out.avi")[0].at) == pytest.approx(wanted, abs=0.04)
+    assert frames(tmp_path / "out.avi")[0].at == 0
+    with (tmp_path / "pipe.avi").open("wb") as file:
+        pipe = SimpleNamespace(write=file.write, name="pipe")
+        video = VideoSettings(output_format="avi", **cut)
+        report = enhance_video(source, cast("BinaryIO", pipe), strength=0.0, device="cpu", threads=1, video=video)
+    assert any("too early" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("encoder", ["dca", "eac3"])
+def test_sound_that_avi_would_time_by_a_nominal_rate(tmp_path: Path, encoder: str) -> None:
+    tone = ("-f", "lavfi", "-i", "sine=d=1:r=48000", "-c:a", encoder, "-strict", "-2")
+    source = make(tmp_path / "in.mkv", *PICTURE, *tone)
+    assert any("converted from" in line for line in run(source, tmp_path / "out.avi"))
+    last = sound(tmp_path / "out.avi")[-1]
+    assert float(last.at + last.length) == pytest.approx(1, abs=0.05)
+
+
+def test_aac_of_six_channels_in_flv(tmp_path: Path) -> None:
+    """No packet that tells the layout once more: players before Enhanced RTMP take it for another stream."""
+    source = make(tmp_path / "in.mkv", *PICTURE, "-f", "lavfi", "-i", "sine=d=1:r=48000", "-ac", "6", "-c:a", "aac")
+    run(source, tmp_path / "out.flv")
+    with av.open(str(tmp_path / "out.flv")) as container:
+        assert container.streams.audio[0].codec_context.channels == 6
+    data, at, kinds = (tmp_path / "out.flv").read_bytes(), 13, set()
+    while at + 15 < len(data):  # Adobe's specification of FLV, annex E.4.1: type, 3 bytes of size, 7 more
+        if data[at] == 8:
+            kinds.add(data[at + 11] >> 4)
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    assert kinds == {10}  # AAC

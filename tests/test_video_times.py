@@ -7,13 +7,15 @@ import threading
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import av
 import pytest
+from av.format import Flags
 
 from rtlit.errors import InputError
-from rtlit.video.clock import WRAP
+from rtlit.video.clock import WRAP, Clock
 from tests import outside
 from tests.outside import PICTURE, SOUND, Unit, ffmpeg, frames, make, sound
 from tests.video_tools import enhance
@@ -343,3 +345,17 @@ def test_elementary_streams_have_even_steps(tmp_path: Path, name: str, options: 
     assert [unit.check for unit in shown] == [unit.check for unit in frames(source)]
     assert all(abs(unit.at - index * Fraction(1001, 30000)) <= MS for index, unit in enumerate(shown))
     assert all("rounded" in line for line in report.warnings)
+
+
+def test_a_subtitle_ahead_of_the_jump_it_belongs_behind() -> None:
+    """As FFmpeg's muxer orders the first packets of a recording with DVB subtitles, here joined to another of 4 s."""
+    kinds = [SimpleNamespace(type="video"), SimpleNamespace(type="subtitle")]
+    container = SimpleNamespace(format=SimpleNamespace(flags=Flags.ts_discont))
+    clock = Clock(cast("Any", container), cast("Any", kinds[0]), Fraction(0))
+    placed = []
+    for kind, time in [(1, 0), *((0, i) for i in range(100)), (1, 0), *((0, i) for i in range(100))]:
+        times = {"pts": time, "dts": time, "duration": 1, "time_base": FRAME}
+        packet = SimpleNamespace(stream=kinds[kind], stream_index=kind, **times)
+        placed += [(one.stream_index, one.pts) for one in clock.put(cast("Any", packet))]
+    assert [time for kind, time in placed if kind == 0] == list(range(200))
+    assert [time for kind, time in placed if kind == 1] == [0, 100]

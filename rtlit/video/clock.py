@@ -76,12 +76,13 @@ class Clock:
     def _placed(self, packet: Packet[Stream]) -> Packet[Stream]:
         """Shift a packet, and remember where its stream stands."""
         offset = self._fitting(packet) if self._breaks else self._offsets[0]
+        timed = packet.stream.type in ("video", "audio")
         if offset is None:
-            offset = self._jump(packet)
+            offset = self._jump(packet) if timed else self._offsets[0]
         ticks = round(offset / packet.time_base)
         packet.pts = None if packet.pts is None else packet.pts + ticks
         packet.dts = None if packet.dts is None else packet.dts + ticks
-        if (time := _time(packet)) is not None and packet.stream.type in ("video", "audio"):
+        if timed and (time := _time(packet)) is not None:
             index = packet.stream_index
             self._own[index], self._last[index] = offset, time
             self._due[index] = time + (packet.duration or 0) * packet.time_base
@@ -92,13 +93,15 @@ class Clock:
     def _fitting(self, packet: Packet[Stream]) -> Fraction | None:
         """The offset that puts a packet nearest to where the file stands; None if none puts it near."""
         time, index = _time(packet), packet.stream_index
-        if time is None or not self._due or packet.stream.type not in ("video", "audio"):
+        if time is None or not self._due:
             return self._offsets[0]
         newest = max(self._due.values())
         lingering = newest < self._lingers
         known = dict.fromkeys((*self._offsets[: None if lingering else 1], self._own.get(index, self._offsets[0])))
         back = Fraction(0) if packet.stream is self._video else Fraction(_LINGER) if lingering else _JITTER
         least = self._last[index] - back if index in self._last else newest - FARTHEST
+        if packet.stream.type not in ("video", "audio"):  # a subtitle may lie ahead of the jump that it belongs behind
+            least = newest - _LINGER
         near = [
             (abs(time + offset - newest), offset)
             for offset in (one + turn for one in known for turn in (0, WRAP, -WRAP))

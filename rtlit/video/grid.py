@@ -54,6 +54,7 @@ class Grid:
         step: seconds between two frames.
         origin: seconds at which step 0 is shown.
         late: seconds from 0 to the first frame that its container shows from 0 on.
+        before: seconds by which the frames are shown earlier than they were, all alike.
     """
 
     def __init__(self, rate: Fraction, muxer: str, first: av.VideoFrame, delay: Fraction) -> None:
@@ -68,9 +69,11 @@ class Grid:
         self.step = 1 / rate
         self._first = self.origin = first.pts * first.time_base
         self._steps_before = 0
-        if muxer in _EVEN_MUXERS:  # these count from 0; a part of a step isn't worth an empty one
-            steps = math.floor((self._first - delay) / self.step + _ROUNDED)
-            self.origin, self._steps_before = Fraction(0), max(0, steps)
+        self.before = Fraction(0)
+        if muxer in _EVEN_MUXERS:
+            # These count from 0. Not the nearer step: AVI would show the first frame for two.
+            self._steps_before = max(0, math.floor((self._first - delay + _ROUNDED) / self.step))
+            self.origin, self.before = Fraction(0), self._first - delay - self._steps_before * self.step
         self._input_base = first.time_base
         self._fills = muxer != "avi"
         self.late = Fraction(0) if self._fills else self._steps_before * self.step

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import re
+import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -36,6 +38,19 @@ def without_apples_box(head: bytes | mmap.mmap) -> bytes | None:
             return head[:at] + (_APPLES_BOX.sub(b"free", moov) if b"st3d" in moov or b"sv3d" in moov else moov)
         at += size or len(head)
     return None
+
+
+def avi_with_starts(head: bytes | mmap.mmap, starts: dict[int, Fraction]) -> bytes:
+    """The headers of an AVI file, with the seconds at which its streams begin: libavformat writes 0, and reads them.
+
+    AVISTREAMHEADER: dwScale, dwRate and dwStart are 20, 24 and 28 bytes behind `fccType`.
+    """
+    data, at = bytearray(head[: head.find(b"movi")]), 0
+    for index in range(max(starts, default=-1) + 1):
+        at = data.index(b"strh", at) + 8
+        scale, rate = struct.unpack_from("<2I", data, at + 20)
+        struct.pack_into("<I", data, at + 28, max(0, round(starts.get(index, Fraction(0)) * rate / scale)))
+    return bytes(data)
 
 
 def complete_file(path: Path, completion: Completion) -> None:

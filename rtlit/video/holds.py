@@ -77,8 +77,9 @@ _TABLE = {
     ),
     "webm": Holds(sound=_names("opus vorbis"), lossy=("libopus",), subtitles=_names("webvtt"), text="webvtt"),
     "avi": Holds(
+        # Not DTS and E-AC-3, whose packets libavformat times by a nominal bit rate: sound runs fast.
         sound=_names(
-            "aac ac3 eac3 dts mp2 mp3 adpcm_ms adpcm_ima_wav adpcm_yamaha adpcm_g722 adpcm_g726 gsm_ms "
+            "aac ac3 mp2 mp3 adpcm_ms adpcm_ima_wav adpcm_yamaha adpcm_g722 adpcm_g726 gsm_ms "
             "wmav1 wmav2 wmapro wmalossless",
             f"{_PCM} alaw mulaw",
         ),

@@ -103,6 +103,10 @@ def _add_copy(stream: Stream, output: OutputContainer) -> Stream:
         return copy
     if isinstance(copy, av.AudioStream) and copy.codec_context.channels:
         copy.codec_context.layout = named_layout(copy.codec_context.layout)
+        if output.format.name == "flv" and copy.codec_context.channels > 2:
+            # AAC's own header tells the speakers. Told here too, they become a packet that older players take for
+            # another stream.
+            copy.codec_context.layout = "stereo"
     return copy
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -68,6 +69,7 @@ class Writer:
         self._first_dts: int | None = None
         self._shown_from = self._shown_to = Fraction(0)  # when the first frame is shown, and until when the last
         self._routes: dict[int, streams.Route | None] = {}
+        self._starts: dict[int, Fraction] = {}  # of the streams of sound in an AVI file, against its video's first step
         self._completion = header.completion_of(muxer)
         self._headed: header.Headed | None = None
         rate = rate_of(plan.name, muxer, reader.stream)
@@ -110,7 +112,7 @@ class Writer:
                     self._encode(item)
                 else:
                     route = self._routes.get(item.stream_index)
-                    self._container.mux(route(item) if route else [])
+                    self._pass(route(item) if route else [])
         except RtlitError:
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -130,9 +132,11 @@ class Writer:
             self._mux(in_time(rest) if self._held is None and self._plan.name == "libx265" else rest)
             self._mux_last()
             for route in self._routes.values():
-                self._container.mux(route(None) if route else [])
+                self._pass(route(None) if route else [])
             with probe.listening():
                 self._container.close()
+            if self._starts and self._output.part is not None:
+                header.complete_file(self._output.part, partial(header.avi_with_starts, starts=self._starts))
             if self._headed is not None:
                 self._headed.finish()
             elif self._completion is not None and self._output.part is not None:
@@ -141,6 +145,18 @@ class Writer:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from None
         self.seconds += time.perf_counter() - begin
+
+    def _pass(self, packets: list[Packet[Any]]) -> None:
+        """Write packets that aren't the enhanced video's."""
+        grid = self._grid if self._muxer == "avi" else None
+        for packet in packets if grid else ():
+            stamp, index = packet.dts if packet.pts is None else packet.pts, packet.stream_index
+            if grid is None or packet.stream.type != "audio" or stamp is None or index in self._starts:
+                continue
+            late = self._starts[index] = stamp * packet.time_base - grid.before
+            if self._output.stream is not None and late > grid.step:
+                self._warn(f"sound begins {float(late):.3f} s too early: AVI's head, already written, would tell")
+        self._container.mux(packets)
 
     def _file(self) -> Any:
         """What libavformat writes to."""
