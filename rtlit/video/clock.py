@@ -134,3 +134,22 @@ class Clock:
 def _time(packet: Packet[Stream]) -> Fraction | None:
     stamp = packet.pts if packet.dts is None else packet.dts
     return None if stamp is None else stamp * packet.time_base
+
+
+class BestEffort:
+    """libavcodec's rule for a frame's time: when it is to be shown, until those times have gone back more often than
+    those of decoding; then these. Containers without presentation times (AVI) give the latter alone."""
+
+    def __init__(self) -> None:
+        self.shown = False  # the container gives times of showing
+        self._last: list[int | None] = [None, None]  # pts, dts
+        self._faults = [0, 0]
+
+    def choose(self, pts: int | None, dts: int | None) -> int | None:
+        """The better one of a decoded frame's two times, in ticks."""
+        self.shown |= pts not in (None, dts)
+        for index, (stamp, other) in enumerate(((pts, dts), (dts, pts))):
+            last = self._last[index]
+            self._faults[index] += stamp is not None and last is not None and stamp <= last
+            self._last[index] = other if stamp is None else stamp
+        return dts if pts is None or (dts is not None and self._faults[0] > self._faults[1]) else pts

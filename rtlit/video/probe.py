@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"  # libavformat's name of its demuxer
 _MAX_DECODER_THREADS = 8
 # Demuxers of files that hold a video, for `holds_video`: FFmpeg has others that take any text for one, or open URLs.
 _VIDEO_FORMATS = (

@@ -15,6 +15,7 @@ from av.format import Flags
 
 from rtlit.errors import InputError
 from rtlit.video import clock, probe
+from rtlit.video.promise import Promise
 from rtlit.video.settings import VideoSettings
 
 if TYPE_CHECKING:
@@ -26,14 +27,10 @@ Item: TypeAlias = "av.VideoFrame | Packet[Stream]"
 # Sound and subtitles of the last kept frames can lie this far behind them in the file.
 _TAIL_SECONDS = 10
 # Demuxers that find a key frame by an index. Others go by byte position and guess; those are read from the beginning.
-_MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
-_INDEXED = {_MP4, "matroska,webm", "avi", "flv", "nut", "asf"}
+_INDEXED = {probe.MP4, "matroska,webm", "avi", "flv", "nut", "asf"}
 _SEEK_EARLIER = 1  # seconds; sound can stand before the picture that it belongs to
-# Demuxers that find the length written in the file. Others work it out from what is there.
-_PROMISING = {_MP4, "matroska,webm", "avi", "flv", "asf", "mxf", "ivf"}
 # MP4's demuxer says "end" at each sample that lies behind the end, though others may lie before it.
 _EMPTY_READS = 100
-_SHORT_SOUND = Fraction(1, 5)  # seconds; a packet or two may be left out at the end
 _LONGEST_GROUP = 1000  # packets without a key frame that wait for the part to keep; more than that are decoded
 
 
@@ -82,23 +79,21 @@ class Reader:
         self._aspects = {(context.width, context.height): self.stream.sample_aspect_ratio}
         assert self.stream.time_base is not None
         self.time_base: Fraction = self.stream.time_base
+        # An elementary stream has no times: of those that libavformat makes up, only the steps of decoding are even.
+        self._raw = bool(Flags(self.container.format.flags) & Flags.no_timestamps)
+        self._step = max(1, round(1 / (self.rate * self.time_base))) if self.rate else 1
         # A frame this much before the asked time is meant: people write milliseconds.
         self._near = min(self.time_base / 2, Fraction(1, 2000))
         self._set_base(Fraction(0))
         self.skipped = self.damaged = self.retimed = 0
         self._sent = self._got = 0  # packets given to the decoder, frames it gave back
+        self._broken: list[str] = []  # why reading ended early
         self.seconds = 0.0
         self.frame_bytes = 0
         self.abandoned = False
+        self._times = clock.BestEffort()
         self._last: int | None = None
-        self._times = _BestEffort()
-        # An elementary stream has no times: of those that libavformat makes up, only the steps of decoding are even.
-        self._raw = bool(Flags(self.container.format.flags) & Flags.no_timestamps)
         self._first_dts: int | None = None
-        self._broken = ""  # why reading ended early
-        self._reached = Fraction(0)  # how far packets came
-        self._heard: dict[int, Fraction] = {}  # and those of each stream of sound
-        self._step = self._frame_step()
         self._first: list[Item] = []
         self._source_items = self._decode()
 
@@ -196,15 +191,14 @@ class Reader:
         self.shift = self.start if video.start else Fraction(0)
         self._ends = {stream.index: probe.end_of(stream, base) for stream in self.container.streams}
         self._clock = clock.Clock(self.container, self.stream, base)
+        step = self._step * self.time_base
+        self._promise = Promise(self.container, self.stream, self.source, base, step, self.end)
 
     @property
     def rate(self) -> Fraction | None:
         """Frames a second on average; of an elementary stream, what the codec says, as the demuxer just says 25."""
         rates = (self.stream.average_rate, self.stream.guessed_rate)
         return next((rate for rate in (reversed(rates) if self._raw else rates) if rate), None)
-
-    def _frame_step(self) -> int:
-        return max(1, round(1 / (self.rate * self.time_base))) if self.rate else 1
 
     def _timed(self) -> Iterator[Item]:
         while True:
@@ -233,10 +227,11 @@ class Reader:
                         break
             if done and self.end is not None and self._past(packet, self.end):
                 return
-        lacks = not done and self._lacks()
         if held is not None:
-            last = self._finished(held, None, whole=not lacks)
-            self._say_what_lacks(lacks, self._at(last) + last.duration * self.time_base + self.shift)
+            last = self._finished(held, None, whole=not self._promise.lacks)
+            shown = self._at(last) + last.duration * self.time_base + self.shift
+            if missing := [*self._broken, *self._promise.missing(self.start, shown)]:
+                self._warn(f"the input breaks off early: {', '.join(missing)}")
             yield last
 
     def _seek(self) -> None:
@@ -288,32 +283,19 @@ class Reader:
                 for packet in self.container.demux():
                     if packet.size:
                         read, tries = True, _EMPTY_READS
-                        yield from self._counted(self._clock.put(packet))
-                if self.container.format.name != _MP4 or not self._lacks():
+                        yield from self._promise.count(self._clock.put(packet))
+                if self.container.format.name != probe.MP4 or not self._promise.lacks:
                     break
         except av.error.FFmpegError as error:
             if not read:
                 raise InputError(f"{self.name}: can't be read: {probe.reason(error)}") from None
-            self._broken = probe.reason(error)
+            self._broken.append(probe.reason(error))
         except IndexError:  # PyAV's, at the end: it doesn't know those streams
             self._warn("streams that begin later in the input are left out; make one file of each part to keep them")
-        yield from self._counted(self._clock.rest())
+        yield from self._promise.count(self._clock.rest())
         end: Packet[Stream] = av.Packet()
         end.stream, end.time_base = self.stream, self.time_base
         yield end
-
-    def _counted(self, packets: list[Packet[Stream]]) -> list[Packet[Stream]]:
-        """Note how far the input has come."""
-        for packet in packets:
-            stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
-            if not stamps or packet.is_corrupt:
-                continue
-            end = (max(stamps) + (packet.duration or 0)) * packet.time_base
-            if packet.stream is self.stream or not self._promise()[1]:
-                self._reached = max(self._reached, end)
-            if packet.stream.type == "audio":
-                self._heard[packet.stream_index] = end
-        return packets
 
     def _frames(self, packet: Packet[Stream]) -> Iterator[av.VideoFrame]:
         if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
@@ -382,41 +364,6 @@ class Reader:
         frame.pts -= round(self.shift / self.time_base)
         return frame
 
-    def _promise(self) -> tuple[Fraction | None, bool]:
-        """When the input should end, on the clock, as its header tells, and whether that is of the video alone."""
-        stream, name = self.stream, self.container.format.name
-        if name not in _PROMISING:
-            return None, False
-        # Of a file that was cut off, libavformat scales AVI's duration down, and passes over ASF's.
-        length = stream.frames * self._step if name == "avi" else stream.duration
-        if length:
-            return self.origin - self.delay + length * self.time_base, True
-        whole = self.container.duration or (probe.asf_duration(self.source) if name == "asf" else 0)
-        return (Fraction(whole, av.time_base) - self.base if whole else None), False
-
-    def _lacks(self) -> bool:
-        """Whether more than a frame of what was promised, and is wanted, didn't come."""
-        promised = self._promise()[0]
-        if promised is None:
-            return False
-        return min(promised, self.end or promised) - self._reached > 1.5 * self._step * self.time_base
-
-    def _say_what_lacks(self, lacks: bool, end: Fraction) -> None:
-        promised = self._promise()[0]
-        parts = [self._broken] if self._broken else []
-        if lacks and promised is not None:
-            goal = min(promised, self.end or promised)
-            parts.append(f"the last {float(goal - end):.2f} s of {float(goal - self.start):.2f} s are missing")
-        for index, heard in self._heard.items() if self.container.format.name == _MP4 else ():
-            # Of fragments without interleaving it is the sound that lies at the end.
-            stream = self.container.streams[index]
-            ticks = self._ends.get(index) or 0
-            short = min(ticks * (stream.time_base or 0), self.end or end) - heard
-            if short > _SHORT_SOUND:
-                parts.append(f"audio stream {index} lacks its last {float(short):.2f} s")
-        if parts:
-            self._warn(f"the input breaks off early: {', '.join(parts)}")
-
     def _keep(self, packet: Packet[Stream]) -> bool:
         """Cut and shift a packet that is only copied; False for one outside the part to keep."""
         from av.stream import Disposition
@@ -460,22 +407,3 @@ class Reader:
         if self._sent:
             return f"none of its {self._sent} video packets can be decoded; it is damaged or encrypted"
         return "holds no video frames"
-
-
-class _BestEffort:
-    """libavcodec's rule for a frame's time: when it is to be shown, until those times have gone back more often than
-    those of decoding; then these. Containers without presentation times (AVI) give the latter alone."""
-
-    def __init__(self) -> None:
-        self.shown = False  # the container gives times of showing
-        self._last: list[int | None] = [None, None]  # pts, dts
-        self._faults = [0, 0]
-
-    def choose(self, pts: int | None, dts: int | None) -> int | None:
-        """The better one of a decoded frame's two times, in ticks."""
-        self.shown |= pts not in (None, dts)
-        for index, (stamp, other) in enumerate(((pts, dts), (dts, pts))):
-            last = self._last[index]
-            self._faults[index] += stamp is not None and last is not None and stamp <= last
-            self._last[index] = other if stamp is None else stamp
-        return dts if pts is None or (dts is not None and self._faults[0] > self._faults[1]) else pts
