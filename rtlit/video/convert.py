@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 _EXACT = 0x10 | 0x40000 | 0x2000
 # AVColorSpace; swscale's numbers are the same but for BT.601, of which PyAV knows 5 alone.
 MATRIX_TAGS = {"bt601": 5, "bt709": 1, "bt2020": 9}
+_HD = 720  # lines
 LIMITED, FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG
+
+
+def yuv_of_rgb(height: int) -> Color:
+    """What RGB becomes where only YUV is stored: the matrix that readers take for granted at such a height."""
+    return Color("bt709" if height >= _HD else "bt601")
 
 
 def convert(
@@ -30,7 +36,7 @@ def convert(
     here = color_of(frame)
     rgb_out = name.startswith(("gbr", "rgb", "bgr", "argb", "abgr", "0rgb", "0bgr", "x2"))
     to_yuv = here.matrix == "rgb" and not rgb_out
-    there = color or (Color("bt709") if to_yuv else here)
+    there = color or (yuv_of_rgb(frame.height) if to_yuv else here)
     moves = here.matrix != there.matrix and not rgb_out
     out = frame.reformat(
         width,

@@ -12,7 +12,7 @@ from av.codec.context import Flags
 
 from rtlit.avframe import color_of
 from rtlit.video import described, probe, streams
-from rtlit.video.convert import FULL, LIMITED, MATRIX_TAGS
+from rtlit.video.convert import FULL, LIMITED, MATRIX_TAGS, yuv_of_rgb
 from rtlit.video.formats import MP4_FAMILY, EncoderPlan
 from rtlit.video.grid import rate_of
 from rtlit.video.pixels import opaque_format
@@ -109,7 +109,7 @@ def _tag_color(video: VideoStream, source: VideoStream, first: av.VideoFrame, pl
         if plan.color.matrix != shown.matrix:
             context.colorspace = MATRIX_TAGS[plan.color.matrix]
     elif shown.matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
-        context.colorspace, context.color_range = MATRIX_TAGS["bt709"], LIMITED  # as `convert` makes it
+        context.colorspace, context.color_range = MATRIX_TAGS[yuv_of_rgb(first.height).matrix], LIMITED
     elif shown.full_range and shown.matrix != "rgb":
         context.color_range = FULL
     extra = source.codec_context.extradata or b""

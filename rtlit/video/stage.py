@@ -24,9 +24,9 @@ from rtlit.avframe import (
     software_format,
     tensors_of,
 )
-from rtlit.frame import PixelFormat
+from rtlit.frame import Color, PixelFormat
 from rtlit.video import probe
-from rtlit.video.convert import convert
+from rtlit.video.convert import convert, yuv_of_rgb
 from rtlit.video.formats import EncoderPlan
 from rtlit.video.hardware import stays_on_device
 from rtlit.video.pixels import opaque_format
@@ -121,6 +121,9 @@ class Stage:
         self._formats: set[str] = set()
         self._aspect_of = aspect_of
         self._pixels = opaque_format(plan.work_format)
+        self._stored: Color | None = layout.color
+        if layout.color.matrix == "rgb":
+            self._stored = None if self._pixels.is_rgb else yuv_of_rgb(layout.size[1])
         self._on_device = plan.on_device
         self._takes_device_frames = enhancer.on_device and not layout.compare
         self._context: av.video.frame.CudaContext | None = None
@@ -174,7 +177,7 @@ class Stage:
         color, here = self._layout.color, color_of(frame)
         moved = (here.matrix, here.full_range) != (color.matrix, color.full_range)
         if frame.format.name != self._format or moved:
-            frame = convert(frame, self._format, color=None if color.matrix == "rgb" else color)
+            frame = convert(frame, self._format, color=self._stored)
         return self._compared(frame) if self._layout.compare else self._in_place(frame)
 
     def _fitted(self, frame: av.VideoFrame) -> av.VideoFrame:
@@ -188,12 +191,11 @@ class Stage:
             min(whole, max(1, round(length * scale / unit)) * unit)
             for length, whole, unit in ((frame.width * aspect, wide, units[0]), (frame.height, high, units[1]))
         ]
-        rgb = layout.color.matrix == "rgb"
-        inside = convert(frame, self._format, (inner[0], inner[1]), None if rgb else layout.color)
+        inside = convert(frame, self._format, (inner[0], inner[1]), self._stored)
         canvas = av.VideoFrame(wide, high, self._format)
         copy_time(frame, canvas)
         copy_tags(inside, canvas)
-        (black, _), (middle, _) = layout.color.scales(self._pixels.depth)
+        (black, _), (middle, _) = (self._stored or layout.color).scales(self._pixels.depth)
         left, top = ((whole - part) // 2 // unit for whole, part, unit in zip(layout.size, inner, units, strict=True))
         for index, (whole, part) in enumerate(zip(planes_of(canvas), planes_of(inside), strict=True)):
             whole[:] = int(middle if index else black)

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorPrimaries, ColorTrc
 from rtlit.avframe import alpha_of, color_of, copy_tags, is_transparent, planar_name, planes_of, software_format
 from rtlit.errors import OutputError, UsageError
 from rtlit.video import probe
-from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert
+from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert, yuv_of_rgb
 from rtlit.video.encoder import HDR_TRANSFERS, add_video
 from rtlit.video.formats import DEFAULTS, EncoderPlan, nothing_fits, plans
 from rtlit.video.pixels import has_alpha, opaque_format
@@ -146,7 +146,7 @@ def _round_trip(
     picture = _picture(plan.work_format, size)
     copy_tags(first, picture)
     if color_of(first).matrix == "rgb" and not opaque_format(plan.work_format).is_rgb:
-        picture.colorspace, picture.color_range = MATRIX_TAGS["bt709"], LIMITED  # as `convert` makes it
+        picture.colorspace, picture.color_range = MATRIX_TAGS[yuv_of_rgb(first.height).matrix], LIMITED
     sent = convert(picture, plan.pixel_format, color=plan.color)
     file = io.BytesIO()
     options = {"strict": "-1"} if muxer == "yuv4mpegpipe" else {}
