@@ -142,7 +142,7 @@ def judge(source: Path, before: Seen, target: Path, cut: tuple[Fraction, Fractio
     except AssertionError as error:
         return dict.fromkeys(JUDGES, Verdict("WRONG", f"unreadable: {str(error)[-200:]}"))
     zero = target.suffix not in _TIMELESS and (source.suffix in _TIMELESS or abs(before.start) < Fraction(1, 20))
-    lengths, raw = target.suffix not in _TIMELESS, target.suffix == ".y4m"
+    lengths, raw = target.suffix not in (*_TIMELESS, ".flv"), target.suffix == ".y4m"
     # AVI counts frames, from 0; and libavcodec shows those of an AVI with B-frames up to two frames late.
     tick = Fraction(45 + 80 * (source.suffix == ".avi"), 1000) if target.suffix == ".avi" else Fraction(2, 1000)
     case = Case(before, after, report.warnings, cut, zero, lengths, raw, tick)

@@ -19,6 +19,7 @@ from rtlit.video.pixels import opaque_format
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
     from rtlit.video.reader import Reader
@@ -41,6 +42,7 @@ _ASPECT_IN_STREAM = (
 )  # fmt: skip
 # DV's stream says 4:3 or 16:9, of 720 or 704 pixels, with 625 or 525 lines.
 _DV_ASPECTS = tuple(map(Fraction, ("16/15", "64/45", "8/9", "32/27", "12/11", "16/11", "10/11", "40/33")))
+_MPEG2_SHAPES = (4 / 3, 16 / 9, 2.21)  # of the whole picture, ISO/IEC 13818-2 table 6-3
 _AV1_CHROMA_LOCATIONS = {1: "left", 2: "topleft"}  # AV1 specification 6.4.2, chroma_sample_position
 
 
@@ -151,11 +153,19 @@ def _carry_hdr(
 
 def _warn_of_limits(video: VideoStream, encoder: str, muxer: str, turned: bool, warn: Callable[[str], None]) -> None:
     aspect, matroska = video.codec_context.sample_aspect_ratio, muxer in ("matroska", "webm")
-    in_stream = encoder in _ASPECT_IN_STREAM and (encoder != "dvvideo" or aspect in _DV_ASPECTS)
+    in_stream = encoder in _ASPECT_IN_STREAM and _says(encoder, aspect, video.codec_context)
     if aspect not in (None, 0, 1) and muxer not in _ASPECT_IN_HEADER and not in_stream:
         warn(f"the pixel aspect ratio {aspect} is lost: {encoder} in {muxer} can't carry it")
     if turned and not matroska and muxer not in MP4_FAMILY:
         warn(f"the rotation is lost: {muxer} can't carry it; players will show the video turned")
+
+
+def _says(encoder: str, aspect: Fraction | None, context: VideoCodecContext) -> bool:
+    """Whether an encoder's stream can say this pixel aspect ratio: some have a few in a table."""
+    if encoder == "dvvideo":
+        return aspect in _DV_ASPECTS
+    shown = float(aspect or 1) * context.width / context.height
+    return encoder != "mpeg2video" or any(abs(shown / each - 1) < 0.01 for each in _MPEG2_SHAPES)
 
 
 def _told(stream_tag: int, frame_tag: int) -> int:

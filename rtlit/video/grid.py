@@ -24,13 +24,15 @@ _RATES: dict[str, tuple[Fraction | int, ...]] = {
 # These hold steps of any length, though of one length alone. AVI leaves steps empty, and shows the last frame on.
 _EVEN_ENCODERS = ("dnxhd",)
 _EVEN_MUXERS = ("avi", "yuv4mpegpipe")
+# Several frames share a packet there, which has one time.
+_PACKED_MUXERS = ("vob",)
 _ROUNDED = Fraction(1, 1000)
 _FASTEST = 250  # a guessed rate above that is a clock's
 
 
 def rate_of(encoder: str, muxer: str, source: VideoStream) -> Fraction | None:
     """Frames a second of an encoder and container of constant rate; None where frames may come at any time."""
-    if encoder not in (*_RATES, *_EVEN_ENCODERS) and muxer not in _EVEN_MUXERS:
+    if encoder not in (*_RATES, *_EVEN_ENCODERS) and muxer not in (*_EVEN_MUXERS, *_PACKED_MUXERS):
         return None
     rate = source.guessed_rate or source.average_rate or Fraction(25)
     if rate > _FASTEST and source.average_rate:
