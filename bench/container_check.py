@@ -238,7 +238,7 @@ def _sound(case: Case) -> Verdict:
         gaps = [seen.times[0] - at for seen, at in zip((case.before, case.after), begins, strict=True)]
         # An encoder's first packet, which says nothing yet, lies before; at 8 kHz AAC's has 0.128 s.
         spare = case.tick if same else max(case.tick, _SOUND_FRAME, *(unit.length for unit in new.blocks))
-        if abs(gaps[0] - gaps[1]) > spare:
+        if abs(gaps[0] - gaps[1]) > spare + _TICK:
             return case.changed("begins at 0", f"sound {index} of {new.codec}", f"{float(gaps[1] - gaps[0]):.3f} s off")
         if not same:
             return case.changed("audio stream", old.codec, new.codec)
