@@ -367,7 +367,7 @@ def test_strength_changes_between_frames(make: Callable[..., Enhancer], picture:
     assert np.array_equal(enhancer(picture, 0.0), picture)
     enhancer.strength = 1.0
     assert np.array_equal(enhancer(picture, 0.0), make()(picture))
-    with pytest.raises(UsageError, match="strength = 3"):
+    with pytest.raises(UsageError, match="strength must be between 0 and 2, not 3"):
         enhancer.strength = 3
     assert enhancer.strength == 1.0
 

@@ -232,7 +232,7 @@ def test_a_size_that_changes_in_the_middle(tmp_path: Path) -> None:
         ("lavfi:nosuch", "not a filter graph"),
         ("lavfi:sine", "no video stream"),
         ("foo://there/x", "Protocol not found"),
-        ("rtsp://me:secret@127.0.0.1:9/x", "rtsp://127.0.0.1:9/x: can't be opened: Connection refused"),
+        ("rtsp://me:secret@127.0.0.1:9/x", "rtsp://127.0.0.1:9/x: can't be opened: Connection to tcp://127.0.0.1:9"),
     ],
 )
 def test_what_cannot_be_opened_gives_one_line(url: str, text: str) -> None:
