@@ -257,14 +257,31 @@ def run_batch(batch: Batch, overwrite: bool, talk: Talk, work: Callable[[Job], N
     return codes[0] if batch.explicit and codes else min(1, len(codes))
 
 
+_came: list[int] = []  # signals since `unwinding` began
+
+
+def _unwind(number: int, *_: object) -> None:
+    _came.append(number)
+    check_signals()
+
+
+def check_signals() -> None:
+    """End as a signal that came asked for: what it raised may have been lost in a callback of a library's."""
+    if _came:
+        raise KeyboardInterrupt if _came[0] == signal.SIGINT else SystemExit(TERMINATED)
+
+
 @contextmanager
 def unwinding() -> Iterator[None]:
     """A terminated process, like an interrupted one, unwinds: temporary files are removed on the way."""
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    watched = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _unwind) for number in watched}
+    _came.clear()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rtlit.commands.batch import PIPE, Job, Kind, Talk, open_stream, plan, run_batch
+from rtlit.commands.batch import PIPE, Job, Kind, Talk, check_signals, open_stream, plan, run_batch
 from rtlit.commands.options import (
     ENCODERS,
     Number,
@@ -177,7 +177,7 @@ def _details(report: VideoReport) -> str:
 def _progress(job: Job, talk: Talk) -> Iterator[Callable[[Progress], None] | None]:
     """A progress bar with fps and the time left, on stderr where that is a terminal."""
     if talk.quiet or not sys.stderr.isatty():
-        yield None
+        yield lambda progress: check_signals()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress as Bar, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -193,6 +193,7 @@ def _progress(job: Job, talk: Talk) -> Iterator[Callable[[Progress], None] | Non
         task = bar.add_task(Path(job.source).name, total=None, fps=0.0)
 
         def show(progress: Progress) -> None:
+            check_signals()
             total = progress.frames_total or progress.seconds_total
             done = progress.frames if progress.frames_total else progress.seconds_done
             bar.update(task, completed=done, total=total, fps=progress.fps)
