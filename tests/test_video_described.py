@@ -186,12 +186,19 @@ def test_360_and_stereo_are_kept(tmp_path: Path, plain: Path, mapping: str, suff
     assert words in told(again) and "top and bottom" in told(again)
 
 
-@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
-def test_a_copied_video_keeps_its_360(tmp_path: Path, plain: Path, suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".ts"])
+def test_a_copied_video_keeps_its_360_or_that_is_said(tmp_path: Path, plain: Path, suffix: str) -> None:
     sphere = with_elements(plain, tmp_path / "sphere.mkv", WHOLE_SPHERE + unsigned(matroska.STEREO_MODE, 3))
     large = ("-f", "lavfi", "-i", "testsrc2=s=640x480:r=25:d=0.2", "-map", "0", "-map", "1")
     source = make(tmp_path / "in.mkv", "-i", sphere, *large, "-c:v:0", "copy", "-c:v:1", "ffv1")
-    enhance(source, tmp_path / f"out{suffix}")
+    report = enhance(source, tmp_path / f"out{suffix}")
+    lines = [line for line in report.warnings if "video stream 0 loses its" in line]
+    if suffix == ".ts":
+        assert [line.split(":")[0] for line in lines] == [
+            f"video stream 0 loses its {what}" for what in ("stereo layout", "360° mapping")
+        ]
+        return
+    assert not lines
     assert "equirectangular" in told(tmp_path / f"out{suffix}") and "top and bottom" in told(tmp_path / f"out{suffix}")
 
 

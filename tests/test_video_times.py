@@ -227,9 +227,43 @@ def test_a_truncated_input_ends_with_its_last_frame_and_that_is_said(tmp_path: P
     assert missing == pytest.approx(4 - float(shown[-1].at - shown[0].at + FRAME), abs=0.1)
 
 
-@pytest.mark.parametrize("name", TRUNCATED)
+# Containers that don't tell their length.
+ENDLESS = {
+    "end.gif": ("-an",),
+    "end.ogv": ("-c:v", "libtheora", "-c:a", "libvorbis"),
+    "end.ts": (*X264, "-c:a", "aac"),
+    "end.m2ts": (*X264, "-c:a", "ac3", "-mpegts_m2ts_mode", "1"),
+    "end.mpg": ("-c:v", "mpeg2video", "-c:a", "mp2"),
+    "end.nut": ("-c:v", "mpeg4", "-c:a", "mp2"),
+    "end.y4m": ("-an", "-pix_fmt", "yuv420p"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_an_end_that_is_cut_off_is_said_where_no_length_is_told(tmp_path: Path, clips: Any, name: str) -> None:
+    whole = clips(name, *ENDLESS[name])
+    source = tmp_path / f"in{whole.suffix}"
+    data = whole.read_bytes()
+    source.write_bytes(data[: len(data) * 6 // 10 // 192 * 192 + 100])
+    report = enhance(source, tmp_path / "out.mkv", codec="libx264", preset="ultrafast")
+    assert report.frames < 90
+    assert sum("its end is cut off" in line for line in report.warnings) == 1
+
+
+def test_a_last_packet_that_is_cut_in_two(tmp_path: Path, clips: Any) -> None:
+    """One frame less than was promised, which may be rounding: that the packet isn't whole tells."""
+    source = tmp_path / "in.mp4"
+    data = clips("silent.mp4", *X264, "-movflags", "faststart", inputs=SMALL).read_bytes()
+    source.write_bytes(data[:-10])
+    report = enhance(source, tmp_path / "out.mp4", preset="ultrafast")
+    assert report.frames == 99
+    assert any("its end is cut off" in line for line in report.warnings)
+
+
+@pytest.mark.parametrize("name", {**TRUNCATED, **ENDLESS})
 def test_a_whole_input_is_not_called_truncated(tmp_path: Path, clips: Any, name: str) -> None:
-    report = enhance(clips(name, *TRUNCATED[name]), tmp_path / "out.mkv", codec="libx264", preset="ultrafast")
+    source = clips(name, *{**TRUNCATED, **ENDLESS}[name])
+    report = enhance(source, tmp_path / "out.mkv", codec="libx264", preset="ultrafast")
     assert report.frames == 100
     assert not [line for line in report.warnings if "breaks off" in line or "missing" in line]
 

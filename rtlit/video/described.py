@@ -93,6 +93,12 @@ def carry(
     return held
 
 
+def lost_in_copy(source: VideoStream, muxer: str) -> list[str]:
+    """What a container loses of how a copied stream's picture lies in space."""
+    told = _told(source, {})
+    return [name for name in (STEREO, SPHERE) if name in told and not _holds(muxer, name, told[name])]
+
+
 def _listed(names: list[str]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 

@@ -192,6 +192,14 @@ def nothing_fits(codec: str, decoded: VideoFormat, size: tuple[int, int], muxer:
     return OutputError(f"nothing here puts {codec} {shape} into {muxer}; choose .mkv, or another --codec")
 
 
+def refused(plan: EncoderPlan, why: str) -> UsageError:
+    """The error for an encoder that doesn't start."""
+    given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
+    return UsageError(
+        f"{plan.name} doesn't start with {given} ({why}); rtlit doctor lists the encoders that work here"
+    )
+
+
 def plans(
     codec: str,
     decoded: VideoFormat,

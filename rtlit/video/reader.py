@@ -88,6 +88,7 @@ class Reader:
         self.skipped = self.damaged = self.retimed = 0
         self._sent = self._got = 0  # packets given to the decoder, frames it gave back
         self._broken: list[str] = []  # why reading ended early
+        self._cut = False  # the last packet isn't whole
         self.seconds = 0.0
         self.frame_bytes = 0
         self.abandoned = False
@@ -230,7 +231,7 @@ class Reader:
         if held is not None:
             last = self._finished(held, None, whole=not self._promise.lacks)
             shown = self._at(last) + last.duration * self.time_base + self.shift
-            if missing := [*self._broken, *self._promise.missing(self.start, shown)]:
+            if missing := [*self._broken, *self._promise.missing(self.start, shown, self._cut)]:
                 self._warn(f"the input breaks off early: {', '.join(missing)}")
             yield last
 
@@ -281,7 +282,9 @@ class Reader:
             while tries:
                 tries -= 1
                 for packet in self.container.demux():
-                    if packet.size:
+                    if packet.size and packet.is_corrupt and not clock.breaks(self.container):
+                        self._cut = True  # the file ends in it
+                    elif packet.size:
                         read, tries = True, _EMPTY_READS
                         yield from self._promise.count(self._clock.put(packet))
                 if self.container.format.name != probe.MP4 or not self._promise.lacks:
@@ -301,8 +304,6 @@ class Reader:
         if packet.has_sidedata("encryption_info"):  # now and then a decoder makes a frame of the noise
             raise InputError(f"{self.name}: is encrypted; rtlit can't read protected video")
         self._sent += bool(packet.size)
-        if packet.is_corrupt and self.container.format.name in _INDEXED:
-            return  # the file ends in it
         try:
             frames = self._decoder.decode(packet)
         except av.error.MemoryError:
@@ -404,6 +405,7 @@ class Reader:
             return "is encrypted; rtlit can't read protected video"
         if self._sent and self.stream.codec_context.name == "webp":
             return "is a WebP that FFmpeg can't read, an animation or damaged; convert it to GIF or APNG first"
-        if self._sent:
-            return f"none of its {self._sent} video packets can be decoded; it is damaged or encrypted"
+        if self._sent or self._cut:
+            count = self._sent + self._cut
+            return f"none of its {count} video packets can be decoded; it is damaged or encrypted"
         return "holds no video frames"

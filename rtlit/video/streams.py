@@ -14,7 +14,7 @@ from av.format import Flags
 from av.rational import AVRational
 from av.stream import Disposition
 
-from rtlit.video import matroska
+from rtlit.video import described, matroska
 from rtlit.video.holds import Holds, holds
 from rtlit.video.sound import SoundConverter, named_layout, plan_sound
 
@@ -272,5 +272,7 @@ def route_extra_video(stream: VideoStream, output: OutputContainer, warn: Callab
     except (ValueError, av.error.FFmpegError):
         warn(f"video stream {stream.index} is dropped: {output.format.name} can't hold it")
         return None
+    for lost in described.lost_in_copy(stream, output.format.name):
+        warn(f"video stream {stream.index} loses its {lost}: {output.format.name} can't hold it")
     warn(f"video stream {stream.index} is copied as it is: only the best video stream is enhanced")
     return copied

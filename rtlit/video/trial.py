@@ -17,7 +17,7 @@ from rtlit.errors import OutputError, UsageError
 from rtlit.video import probe
 from rtlit.video.convert import LIMITED, MATRIX_TAGS, convert, yuv_of_rgb
 from rtlit.video.encoder import HDR_TRANSFERS, add_video
-from rtlit.video.formats import DEFAULTS, EncoderPlan, nothing_fits, plans
+from rtlit.video.formats import DEFAULTS, EncoderPlan, nothing_fits, plans, refused
 from rtlit.video.pixels import has_alpha, opaque_format
 from rtlit.video.settings import VideoSettings
 from rtlit.video.writer import in_time
@@ -59,18 +59,18 @@ def choose_plan(
     context, stored = reader.stream.codec_context, software_format(first)
     codec = "y4m" if reader.container.format.name == "yuv4mpegpipe" else context.name
     transparent = is_transparent(first)
-    refused: list[Exception] = []
+    errors: list[Exception] = []
     for plan in plans(codec, stored, size, muxer, video, context.profile, context.bit_rate, transparent):
         try:
             return _tried(plan, reader, first, size, muxer)
         except (av.error.FFmpegError, OSError, ValueError, OutputError, UsageError) as error:
-            refused.append(error)
+            errors.append(error)
             if isinstance(error, UsageError) and _starts_without_settings(plan, video, reader, first, size, muxer):
                 raise
-    if refused and isinstance(refused[0], UsageError):
-        raise refused[0]
-    if refused and video.codec is not None:
-        raise OutputError(f"--codec {video.codec}: {muxer} can't hold it ({probe.reason(refused[0])}); try .mkv")
+    if errors and isinstance(errors[0], UsageError):
+        raise errors[0]
+    if errors and video.codec is not None:
+        raise OutputError(f"--codec {video.codec}: {muxer} can't hold it ({probe.reason(errors[0])}); try .mkv")
     raise nothing_fits(context.name, stored, size, muxer)
 
 
@@ -156,11 +156,7 @@ def _round_trip(
             with probe.listening():
                 _open(video.codec_context, plan)
         except (av.error.FFmpegError, ValueError) as error:
-            given = " ".join(f"{key}={value}" for key, value in plan.options.items()) or "its defaults"
-            raise UsageError(
-                f"{plan.name} doesn't start with {given} ({probe.reason(error)}); "
-                "rtlit doctor lists the encoders that work here"
-            ) from None
+            raise refused(plan, probe.reason(error)) from None
         rate = video.codec_context.framerate or Fraction(25)
         step = max(1, round(1 / (rate * video.codec_context.time_base)))
         packets: list[Packet[Any]] = []

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import av
 
 from rtlit import files
-from rtlit.errors import OutputError, RtlitError, UsageError
+from rtlit.errors import OutputError, RtlitError
 from rtlit.video import header, probe, streams
 from rtlit.video.convert import convert
 from rtlit.video.encoder import add_video
-from rtlit.video.formats import MP4_FAMILY, EncoderPlan
+from rtlit.video.formats import MP4_FAMILY, EncoderPlan, refused
 from rtlit.video.grid import Grid, rate_of
 from rtlit.video.holds import holds, is_blu_ray
 from rtlit.video.reader import Reader
@@ -56,11 +56,14 @@ class Writer:
         size: tuple[int, int],
         warn: Callable[[str], None],
     ) -> None:
-        """Lay out the streams; the file itself is made with the first packet.
+        """Lay out the streams and write the header (with NVENC's frames, the first packet writes it).
 
         Args:
             first: the first decoded frame, for colour tags, rotation and HDR metadata.
             size: (width, height) of the frames to come.
+
+        Raises:
+            OutputError: the file or the header can't be written. UsageError: the encoder refuses its settings.
         """
         self.name, self._named = probe.name_of(target), files.named(target)
         self._reader, self._plan, self._warn, self._muxer = reader, plan, warn, muxer
@@ -176,20 +179,13 @@ class Writer:
         try:
             self._video.codec_context.open()
         except av.error.FFmpegError as error:
-            raise self._refused(error) from None
+            raise refused(self._plan, probe.reason(error)) from None
         self._container.start_encoding()
 
     def _error(self, error: BaseException) -> OutputError:
         if isinstance(error, BrokenPipeError):
             return OutputError(f"{self.name}: the reading end was closed")
         return OutputError(f"{self.name}: can't be written: {probe.reason(error)}")
-
-    def _refused(self, error: BaseException) -> UsageError:
-        given = " ".join(f"{key}={value}" for key, value in self._plan.options.items()) or "its defaults"
-        return UsageError(
-            f"{self._plan.name} doesn't start with {given} ({probe.reason(error)}); "
-            "rtlit doctor lists the encoders that work here"
-        )
 
     def _options(self) -> dict[str, str]:
         if self._muxer in MP4_FAMILY:
@@ -286,7 +282,7 @@ class Writer:
         except av.error.FFmpegError as error:
             if self._video.codec_context.is_open:
                 raise
-            raise self._refused(error) from None
+            raise refused(self._plan, probe.reason(error)) from None
         if not self.frames:
             self._shown_from = frame.pts * frame.time_base
         self._shown_to = (frame.pts + (frame.duration or 0)) * frame.time_base
