@@ -460,5 +460,5 @@ class TestProcess:
         process.send_signal(sent)
         message = process.stderr.read()
         process.stderr.close()
-        assert process.wait(60) == code
+        assert process.wait(60) == code, message
         assert "Traceback" not in message and os.listdir("out") == []
